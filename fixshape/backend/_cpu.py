@@ -1,0 +1,54 @@
+"""The CPU: eager, nothing is compiled; the reference that every other backend is compared with."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+
+def unavailable() -> str | None:
+    """Why it cannot be used, or ``None``."""
+    return None
+
+
+class CpuBackend:
+    """See :class:`fixshape.backend.Backend`."""
+
+    name = "cpu"
+    collective = "gloo"
+
+    def device(self, index: int = 0) -> torch.device:
+        return torch.device("cpu", index)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: an op has ended when its call returns."""
+
+    def step(self) -> None:
+        """Nothing to cut."""
+
+    def autocast(self, *, dtype: torch.dtype | None = None, enabled: bool = True) -> AbstractContextManager[None]:
+        return torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=enabled)
+
+    def grad_scaler(self, *, enabled: bool = True) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", enabled=False)
+
+    def empty_cache(self) -> None:
+        """The host's allocator keeps nothing that could be handed back."""
+
+    def compiles(self) -> int | None:
+        return None
+
+    def fallbacks(self) -> dict[str, int]:
+        return {}
+
+    def peak_memory(self) -> int:
+        return peak_resident()
+
+
+def peak_resident() -> int:
+    """Peak resident memory of this process in bytes (``ru_maxrss`` is in KiB on Linux, in bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,70 @@
+"""Which backends there are, which of them can be used here, and why not the others."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+from fixshape.backend._protocol import Backend
+from fixshape.errors import BackendError
+
+BACKENDS = ("cuda", "xla", "cpu")
+"""Every known name, in the order in which ``"auto"`` tries them."""
+
+_CLASSES = {"cuda": "CudaBackend", "xla": "XlaBackend", "cpu": "CpuBackend"}
+
+
+def unavailable_reason(name: str) -> str | None:
+    """Why a backend cannot be used here, in one sentence; ``None`` if it can.
+
+    Args:
+        name: one of :data:`BACKENDS`.
+
+    Raises:
+        BackendError: the name is not known.
+    """
+    reason: str | None = _module(name).unavailable()
+    return reason
+
+
+def get_backend(name: str | Backend = "auto") -> Backend:
+    """The backend with that name.
+
+    Args:
+        name: one of :data:`BACKENDS`; ``"auto"``: the first of them that is there (XLA only where it is more than the
+            host's CPU); or a backend, which is handed back.
+
+    Returns:
+        A :class:`fixshape.backend.Backend`.
+
+    Raises:
+        BackendError: the name is not known, or that backend cannot be used here; the message says why, and which can.
+
+    Example:
+        >>> get_backend("cpu").device()
+        device(type='cpu', index=0)
+    """
+    if not isinstance(name, str):
+        return name
+    if name == "auto":
+        return _make(next(candidate for candidate in BACKENDS if _is_automatic(candidate)))
+    reason = unavailable_reason(name)
+    if reason is not None:
+        usable = ", ".join(other for other in BACKENDS if other != name and unavailable_reason(other) is None)
+        raise BackendError(f"get_backend: {name!r} cannot be used here: {reason}. These can: {usable}.")
+    return _make(name)
+
+
+def _is_automatic(name: str) -> bool:
+    return unavailable_reason(name) is None and not (name == "xla" and _module(name).is_emulated())
+
+
+def _module(name: str) -> Any:
+    if name not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
+        raise BackendError(f"get_backend: there is no backend {name!r}. Known are 'auto', {known}.")
+    return importlib.import_module(f"fixshape.backend._{name}")
+
+
+def _make(name: str) -> Backend:
+    return cast(Backend, getattr(_module(name), _CLASSES[name])())

@@ -1,0 +1,104 @@
+"""The checks that every backend passes, as data: a new backend is done when ``for check in CHECKS: check(backend)`` is quiet.
+
+They run real work on the device: a step of a small model forwards, backwards and through an optimiser, in full and in mixed
+precision, and compare its numbers with the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fixshape.backend._protocol import Backend
+from fixshape.errors import BackendError
+
+
+def _require(holds: bool, backend: Backend, what: str) -> None:
+    if not holds:
+        raise BackendError(f"conformance: backend {backend.name!r} fails: {what}.")
+
+
+def check_device(backend: Backend) -> None:
+    """Its devices have its name, and tensors live on them."""
+    device = backend.device()
+    _require(device.type == backend.name, backend, f"device() is {device}, expected type {backend.name!r}")
+    held = torch.ones(3, device=device)
+    _require(held.device.type == backend.name, backend, f"a tensor made on {device} is on {held.device}")
+
+
+def check_step(backend: Backend) -> None:
+    """A training step gives the host's numbers."""
+    torch.manual_seed(0)
+    weight, batch = torch.randn(4, 3), torch.randn(5, 4)
+    reference = _descend(weight, batch, None)
+    result = _descend(weight.to(backend.device()), batch.to(backend.device()), backend).cpu()
+    far = (reference - result).abs().max().item()
+    _require(far < 1e-5, backend, f"two SGD steps differ from the host's by {far:.1e}, expected less than 1e-5")
+
+
+def check_autocast(backend: Backend) -> None:
+    """Inside autocast a matrix product is 16-bit, and outside, or disabled, it is not."""
+    matrix = torch.ones(4, 4, device=backend.device())
+    with backend.autocast():
+        _require((matrix @ matrix).dtype in (torch.float16, torch.bfloat16), backend, "autocast leaves a matrix product in 32 bits")
+    with backend.autocast(enabled=False):
+        _require((matrix @ matrix).dtype == torch.float32, backend, "autocast(enabled=False) changes a matrix product")
+    _require((matrix @ matrix).dtype == torch.float32, backend, "autocast outlives its block")
+
+
+def check_grad_scaler(backend: Backend) -> None:
+    """A disabled scaler hands the loss through; an enabled one, where there is one, unscales to the same gradient."""
+    weight = torch.ones(3, device=backend.device(), requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    scaler = backend.grad_scaler()
+    scaler.scale((weight * 2).sum()).backward()  # type: ignore[no-untyped-call]
+    scaler.step(optimizer)
+    scaler.update()
+    backend.step()
+    _require(bool((weight.detach().cpu() == 0).all()), backend, "a step through grad_scaler() is not the step without it")
+
+
+def check_counters(backend: Backend) -> None:
+    """Counters only grow, and a count of ``None`` stays ``None``."""
+    before = backend.compiles()
+    torch.full((7,), 3.0, device=backend.device()).sum().item()
+    backend.synchronize()
+    after = backend.compiles()
+    _require((before is None) == (after is None), backend, f"compiles() went from {before} to {after}")
+    if before is not None and after is not None:
+        _require(after >= before, backend, f"compiles() fell from {before} to {after}")
+    _require(all(count > 0 for count in backend.fallbacks().values()), backend, f"fallbacks() is {backend.fallbacks()}")
+    _require(backend.peak_memory() > 0, backend, "peak_memory() is not positive")
+
+
+def check_collective(backend: Backend) -> None:
+    """The collective backend has a name, and emptying the cache harms nothing."""
+    _require(bool(backend.collective), backend, "collective is empty")
+    held = torch.ones(3, device=backend.device())
+    backend.empty_cache()
+    _require(float(held.sum().item()) == 3.0, backend, "empty_cache() lost a tensor that was in use")
+
+
+CHECKS: tuple[Callable[[Backend], None], ...] = (
+    check_device,
+    check_step,
+    check_autocast,
+    check_grad_scaler,
+    check_counters,
+    check_collective,
+)
+
+
+def _descend(weight: torch.Tensor, batch: torch.Tensor, backend: Backend | None) -> torch.Tensor:
+    weight = weight.clone().requires_grad_()
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (batch @ weight).square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if backend is not None:
+            backend.step()
+    if backend is not None:
+        backend.synchronize()
+    return weight.detach()

@@ -1,0 +1,86 @@
+"""The options of ``fixshape train``, and its help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+MODELS = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
+
+_EPILOG = """examples:
+  $ fixshape train
+  trains an SSDlite on drawn shapes, random weights, nothing is downloaded
+
+  $ fixshape train --data coco --annotations instances.json --images DIR --model ssd300_vgg16 --lr 1e-4 --steps 50
+  trains on COCO annotations; needs pycocotools
+
+  $ fixshape train --dynamic --steps 8 --json
+  the same with torchvision's own forward and batches that are not padded, for comparison
+
+The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, op_compiles_per_step (null where a step
+was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
+something compiled), seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped,
+peak_memory_mb.
+"""
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Adds the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="train a detection model with static shapes",
+        description="Trains one of torchvision's SSDs with static shapes, and says what compiled and when it stopped.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", choices=("shapes", "coco"), default="shapes", help="drawn shapes, or a COCO file (default: shapes)")
+    data.add_argument("--annotations", metavar="A.json", help="COCO annotation file (for --data coco)")
+    data.add_argument("--images", metavar="DIR", help="folder of its images (for --data coco)")
+    data.add_argument("--plan", metavar="P.json", help="buckets to pad to (default: one that covers all)")
+    data.add_argument("--workers", type=_count, default=0, help="DataLoader worker processes (default: 0)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", choices=MODELS, default=MODELS[0], help=f"default: {MODELS[0]}")
+    model.add_argument("--weights", metavar="FILE", help="a state_dict to start from (default: random weights)")
+    model.add_argument("--dynamic", action="store_true", help="torchvision's own forward and list batches, for comparison")
+    run = parser.add_argument_group("run")
+    run.add_argument("--steps", type=_positive, default=60, help="default: 60")
+    run.add_argument("--batch-size", type=_positive, default=8, help="default: 8")
+    run.add_argument("--lr", type=_rate, default=0.02, help="of SGD with momentum 0.9 (default: 0.02)")
+    run.add_argument("--seed", type=int, default=0, help="of weights, order and drawn shapes (default: 0)")
+    run.add_argument("--backend", choices=("auto", "cpu", "cuda", "xla"), default="auto", help="default: auto")
+    run.add_argument("--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--count-compiles", action="store_true", help="predict op compiles until steady (on for --json and drawn shapes)")
+    output.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the summary")
+    output.add_argument("--output", metavar="DIR", help="write model.pt (a state_dict), plan.json and summary.json there")
+    return parser
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _count(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value

@@ -1,0 +1,79 @@
+"""Which samples ``fixshape train`` trains on, and how they become batches."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models.detection.ssd import SSD
+from torchvision.transforms.v2 import functional
+
+from fixshape.collate import PadToBucket
+from fixshape.detection import CocoSamples, DrawnShapes, host_transform
+from fixshape.plan import ShapePlan, cover_all
+
+_KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")  # an SSD has no use for masks
+_Transform = Callable[[Any, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
+
+class _Prepared(Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Samples of another data set, transformed, with the keys that the model has a use for."""
+
+    def __init__(self, samples: Dataset[tuple[Any, dict[str, Any]]], length: int, transform: _Transform) -> None:
+        self._samples = samples
+        self._length = length
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        image, target = self._samples[index]
+        return self._transform(image, {key: value for key, value in target.items() if key in _KEYS})
+
+
+def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[Any], ShapePlan | None]:
+    """The loader, and the plan that its batches are padded to (``None`` for ``--dynamic``)."""
+    samples: CocoSamples | DrawnShapes
+    if arguments.data == "coco":
+        samples = CocoSamples(arguments.images, arguments.annotations)
+        sizes = samples.sizes()
+    else:
+        samples = DrawnShapes(seed=arguments.seed)
+        sizes = [(1, 1, samples.max_boxes)]
+    plan, collate, transform = None, _as_lists, _as_tensor
+    if not arguments.dynamic:
+        resize = host_transform(model)
+        fitted = [(*resize.size(height, width), boxes) for height, width, boxes in sizes]
+        plan = ShapePlan.load(arguments.plan) if arguments.plan else cover_all(fitted, multiple_of=1)
+        # As torchvision's training reference: boxes of no width or height are left out; here they are counted.
+        assert isinstance(model, SSD)
+        collate = PadToBucket(plan, num_classes=model.head.classification_head.num_columns, invalid="drop")
+        transform = resize
+    loader: DataLoader[Any] = DataLoader(
+        _Prepared(samples, len(samples), transform),
+        arguments.batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=arguments.workers,
+        generator=torch.Generator().manual_seed(arguments.seed),
+        persistent_workers=arguments.workers > 0,
+    )
+    return loader, plan
+
+
+def _as_tensor(image: Any, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """What torchvision's own model asks for: a float image of its own size, and tensors."""
+    pixels = functional.to_dtype(functional.to_image(image), torch.float32, scale=True).as_subclass(Tensor)
+    return pixels, {key: torch.as_tensor(value) for key, value in target.items()}
+
+
+def _as_lists(samples: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """The collate function of torchvision's training reference: nothing is padded."""
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)

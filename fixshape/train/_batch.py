@@ -1,0 +1,60 @@
+"""What a batch is to the loop: tensors in nested containers, with shapes that name its bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same nest of lists, tuples (named ones too) and mappings, with its tensors on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """Every tensor in a nest of lists, tuples and mappings, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_of(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from tensors_of(value)
+
+
+def shapes_of(batch: Any) -> str:
+    """A short text that is equal for batches of the same shapes: the bucket, as far as a loop can know it.
+
+    A batch of :class:`fixshape.PadToBucket` is named by its images and box slots; a list batch by each of its images; anything
+    else by all its tensors.
+
+    Example:
+        >>> shapes_of((torch.zeros(4, 3, 320, 480), {"boxes": torch.zeros(4, 16, 4)}))
+        '4x3x320x480, 16 boxes'
+        >>> shapes_of(([torch.zeros(3, 8, 9), torch.zeros(3, 7, 5)], [{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(0, 4)}]))
+        '3x8x9, 2 boxes; 3x7x5, 0 boxes'
+    """
+    match batch:
+        case [Tensor() as images, {"boxes": Tensor() as boxes}]:
+            return f"{_by(images)}, {boxes.shape[1]} boxes"
+        case [[Tensor(), *_] as images, [{**_first}, *_] as targets]:
+            pairs = zip(images, targets, strict=False)
+            return "; ".join(f"{_by(image)}, {len(target.get('boxes', ()))} boxes" for image, target in pairs)
+        case _:
+            return "; ".join(_by(tensor) for tensor in tensors_of(batch)) or "no tensor"
+
+
+def _by(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

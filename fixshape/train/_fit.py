@@ -1,0 +1,149 @@
+"""A training loop for those who have none yet: watched, guarded, and counted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fixshape._check import check_at_least
+from fixshape.backend import Backend, get_backend
+from fixshape.collate import PaddingCounts, padding_fractions
+from fixshape.errors import FixshapeWarning, NonFiniteLossError, ShapeError
+from fixshape.train._batch import to_device
+from fixshape.train._guard import CompileGuard
+from fixshape.train._records import TrainSummary
+from fixshape.train._watch import watch
+
+
+def fit(
+    model: nn.Module,
+    loader: Iterable[Any],
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int = 1,
+    steps: int | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    evaluate: Callable[[nn.Module], Any] | None = None,
+    backend: str | Backend = "auto",
+    guard: CompileGuard | None = None,
+    predict: bool = False,
+    progress: bool = True,
+) -> TrainSummary:
+    """Trains: forward, sum of the losses, backward, optimiser, schedule, step after step.
+
+    It takes a static model with batches of :class:`fixshape.PadToBucket`, and just as well torchvision's own with list batches,
+    so that one run can be compared with the other.
+
+    Args:
+        model: called as ``model(*batch)``; it returns a loss, or a mapping of losses. Already on the backend's device.
+        loader: its batches are moved to the device.
+        optimizer: over the model's parameters.
+        epochs: how often the loader is run through.
+        steps: end after this many steps in all, running through the loader as often as that takes; ``epochs`` is then unused.
+        scheduler: stepped after each step.
+        evaluate: called with the model in evaluation mode, without gradients, after each epoch.
+        backend: see :func:`fixshape.watch`, as are the following.
+        guard: see there.
+        predict: see there.
+        progress: see there.
+
+    Returns:
+        A :class:`fixshape.train.TrainSummary`.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite; found one step later, since reading it at once would stall the device.
+        BackendError: the backend is not there.
+        ShapeError: ``epochs`` or ``steps`` is not a whole number of at least 1, or the loader gives no batch.
+        ShapeDriftError: the guard's action is ``"error"`` and something compiled after the warm-up.
+
+    Warns:
+        FixshapeWarning: a batch has fillers while batch-norm is live: an all-padding image changes the statistics.
+    """
+    chosen = get_backend(backend)
+    check_at_least("fit", "epochs", epochs, 1)
+    if steps is not None:
+        check_at_least("fit", "steps", steps, 1)
+    rounds = _Rounds(loader, epochs, steps, lambda: _evaluate(model, evaluate))
+    watched = watch(rounds, backend=chosen, guard=guard, predict=predict, progress=progress)
+    device = chosen.device()
+    counts, dropped = PaddingCounts(0, 0, 0, 0), 0
+    model.train()
+    live = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    for batch in watched:
+        if isinstance(batch[0], Tensor) and isinstance(batch[1], Mapping):
+            counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(*batch), strict=True)))
+            dropped += int(batch[1]["boxes_dropped"].sum())
+            if live and not batch[1]["image_valid"].all():
+                _warn_of_fillers(live)
+                live = []  # once is enough
+        losses = model(*to_device(batch, device))
+        loss = sum(losses.values()) if isinstance(losses, Mapping) else losses
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        watched.log(loss)
+        _require_finite(watched.losses)
+    _require_finite(watched.losses)
+    return TrainSummary(tuple(watched.records), tuple(watched.losses), *counts, dropped, chosen.peak_memory())
+
+
+class _Rounds:
+    """A loader, run through several times as one; between two rounds, and outside of every step, ``at_end`` is called."""
+
+    def __init__(self, loader: Iterable[Any], epochs: int, steps: int | None, at_end: Callable[[], None]) -> None:
+        self._loader = loader
+        self._epochs = epochs
+        self._steps = steps
+        self._at_end = at_end
+
+    def __len__(self) -> int:
+        return self._steps if self._steps is not None else self._epochs * len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        done = 0
+        for _ in range(self._epochs) if self._steps is None else itertools.count():
+            before = done
+            for batch in self._loader:
+                yield batch
+                done += 1
+                if done == self._steps:
+                    break
+            if done == before:
+                raise ShapeError("fit: the loader gave no batch. Has it fewer samples than a batch, with drop_last?")
+            self._at_end()
+            if done == self._steps:
+                return
+
+
+def _evaluate(model: nn.Module, evaluate: Callable[[nn.Module], Any] | None) -> None:
+    if evaluate is not None:
+        model.eval()
+        with torch.no_grad():
+            evaluate(model)
+        model.train()
+
+
+def _require_finite(losses: list[float]) -> None:
+    if losses and not math.isfinite(losses[-1]):
+        raise NonFiniteLossError(
+            f"fit: the loss of step {len(losses)} is {losses[-1]}, expected a finite number."
+            f" The losses before it: {', '.join(f'{loss:.4g}' for loss in losses[-4:-1]) or 'none'}. Lower the learning rate, or warm it up."
+        )
+
+
+def _warn_of_fillers(live: list[str]) -> None:
+    warnings.warn(
+        f"fit: a training batch has fillers while {len(live)} batch-norm layers are live ({live[0]}, ...): all-padding images"
+        " change their statistics and the loss. Complete the batches with real samples, or drop the last (drop_last=True).",
+        FixshapeWarning,
+        stacklevel=3,
+    )

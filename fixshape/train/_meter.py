@@ -1,0 +1,77 @@
+"""How many compiles a step took: by the device's own count, and by the recorder's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fixshape.audit import OpEvent, OpRecorder
+from fixshape.backend import Backend
+
+
+class Compiles(NamedTuple):
+    """Of one step.
+
+    Attributes:
+        ops: predicted by the recorder; ``None`` where it was not on.
+        graphs: by the device's own count; ``None`` where it keeps none.
+        events: the ops that the recorder predicted, with their shapes and callers.
+    """
+
+    ops: int | None
+    graphs: int | None
+    events: tuple[OpEvent, ...]
+
+
+class Meter:
+    """Counts the compiles between :meth:`start` and :meth:`stop`; knows across steps what has compiled before.
+
+    Args:
+        backend: whose own count is read, and whose step is ended before it is.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._recorder = OpRecorder()
+        self._recording = False
+        self._graphs_before: int | None = None
+
+    def start(self, *, record: bool) -> None:
+        """Begins a step, with the recorder on or off."""
+        self._graphs_before = self._backend.compiles()
+        self._recording = record
+        if record:
+            self._recorder.__enter__()
+
+    def stop(self) -> Compiles:
+        """Ends the step: cuts the device's graph, so that its compile is counted here, and gives the counts."""
+        ops: int | None = None
+        events: tuple[OpEvent, ...] = ()
+        if self._recording:
+            self._recording = False
+            self._recorder.__exit__(None, None, None)
+            ops, events = self._recorder.current.compiles, self._recorder.current_compiles
+            self._recorder.step()
+        self._backend.step()
+        after = self._backend.compiles()
+        graphs = None if after is None or self._graphs_before is None else after - self._graphs_before
+        return Compiles(ops, graphs, events)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """What runs inside belongs to no step: not recorded, its graphs cut off from the step's and not counted."""
+        recording = self._recording
+        self._backend.step()
+        before = self._backend.compiles()
+        if recording:
+            self._recorder.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            if recording:
+                self._recorder.__enter__()
+            self._backend.step()
+            after = self._backend.compiles()
+            if after is not None and before is not None and self._graphs_before is not None:
+                self._graphs_before += after - before

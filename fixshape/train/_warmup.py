@@ -1,0 +1,103 @@
+"""All compiles before the first real batch: each bucket is stepped through twice, and nothing of it remains in the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fixshape._check import check_at_least
+from fixshape.backend import Backend, get_backend
+from fixshape.collate import PadToBucket
+from fixshape.plan import ShapePlan
+from fixshape.train._batch import to_device
+from fixshape.train._records import WARMUP_STEPS
+
+
+def warmup(
+    step_fn: Callable[[Tensor, dict[str, Tensor]], Any],
+    plan: ShapePlan,
+    *,
+    batch_size: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    channels: int = 3,
+    dtype: torch.dtype = torch.float32,
+    backend: str | Backend = "auto",
+) -> int:
+    """Calls a training step on a made-up batch of every bucket, so that all compiles lie behind you when training begins.
+
+    Parameters, buffers, gradients, the optimiser and torch's generators on the host are put back to what they were. It cannot
+    know of keys that only your data set has: where your batches hold masks or keypoints, those ops compile at their first real
+    batch.
+
+    Args:
+        step_fn: one whole training step, ``step_fn(images, targets)``, the optimiser's step included.
+        plan: its buckets are stepped through from the largest, so that too little memory shows first.
+        batch_size: B of the training's batches.
+        model: whose state is put back.
+        optimizer: whose state is put back.
+        channels: of the images.
+        dtype: of the images.
+        backend: where the batches go, and whose step is ended.
+
+    Returns:
+        How many steps were made: two for each bucket.
+
+    Raises:
+        ShapeError: ``batch_size`` or ``channels`` is not a whole number of at least 1.
+        BackendError: the backend is not there.
+
+    Example:
+        >>> from fixshape.plan import Bucket
+        >>> model = nn.Conv2d(3, 1, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> before = model.weight.detach().clone()
+        >>> def step(images, targets):
+        ...     model(images).mean().backward()
+        ...     optimizer.step()
+        >>> warmup(step, ShapePlan([Bucket(8, 8, 2)]), batch_size=2, model=model, optimizer=optimizer, backend="cpu")
+        2
+        >>> bool((model.weight == before).all())
+        True
+    """
+    check_at_least("warmup", "batch_size", batch_size, 1)
+    check_at_least("warmup", "channels", channels, 1)
+    chosen = get_backend(backend)
+    steps = 0
+    with _put_back(model, optimizer, chosen):
+        for bucket in reversed(plan.buckets):
+            side = (channels, bucket.height, bucket.width)
+            box = torch.tensor([[0.0, 0.0, bucket.width, bucket.height]])
+            target = {"boxes": box, "labels": torch.tensor([1]), "area": box[:, 2] * box[:, 3], "iscrowd": [0], "image_id": 0}
+            for _ in range(WARMUP_STEPS):
+                images, targets = PadToBucket(bucket)([(torch.zeros(side, dtype=dtype), target)] * batch_size)
+                step_fn(to_device(images, chosen.device()), to_device(targets, chosen.device()))
+                chosen.step()
+                steps += 1
+    return steps
+
+
+@contextmanager
+def _put_back(model: nn.Module, optimizer: torch.optim.Optimizer, backend: Backend) -> Iterator[None]:
+    """Puts values back in place: tensors keep their identity, so that what was compiled or captured for them stays good."""
+    tensors = [*model.parameters(), *model.buffers()]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+    optimizer_state = copy.deepcopy(optimizer.state_dict())
+    generator = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, saved, strict=True):
+                tensor.copy_(value)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.load_state_dict(optimizer_state)
+        torch.set_rng_state(generator)
+        backend.step()
