@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+    from fixshape.backend import Backend
     from fixshape.plan import ShapePlan
     from fixshape.train import TrainSummary
 
@@ -53,9 +54,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         steps=arguments.steps,
         backend=backend,
         guard=CompileGuard(arguments.guard) if arguments.guard else None,
-        predict=arguments.count_compiles or arguments.json or arguments.data == "shapes",
+        # Where the device counts by itself, its count is the truth, and the recorder would change its graphs.
+        predict=arguments.count_compiles or (backend.compiles() is None and (arguments.json or arguments.data == "shapes")),
     )
-    result = _as_json(arguments, backend.name, summary)
+    result = _as_json(arguments, backend, summary)
     if arguments.output:
         _write(Path(arguments.output), trained, plan, result)
     print(json.dumps(result) if arguments.json else _as_text(result))
@@ -98,7 +100,7 @@ def _build(arguments: argparse.Namespace) -> nn.Module:
     return model.train()
 
 
-def _as_json(arguments: argparse.Namespace, backend: str, summary: TrainSummary) -> dict[str, Any]:
+def _as_json(arguments: argparse.Namespace, backend: Backend, summary: TrainSummary) -> dict[str, Any]:
     def fraction(real: int, total: int) -> float | None:
         return 1 - real / total if total else None
 
@@ -107,13 +109,14 @@ def _as_json(arguments: argparse.Namespace, backend: str, summary: TrainSummary)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": arguments.model,
-        "backend": backend,
+        "backend": backend.name,
         "dynamic": arguments.dynamic,
         "steps": len(summary.steps),
         "losses": list(summary.losses),
         "op_compiles_per_step": [record.op_compiles for record in summary.steps],
         "graph_compiles_per_step": None if None in graphs else graphs,
         "compiles_after_step": summary.quiet_after,
+        "fallbacks": backend.fallbacks(),
         "seconds_per_step": {"warmup": warmup, "steady": steady},
         "shapes": summary.shapes,
         "padding": {
@@ -145,10 +148,12 @@ def _as_text(result: dict[str, Any]) -> str:
         (f"shapes used: {len(shapes)}", "; ".join(shown)),
         ("padding", f"{percent(result['padding']['pixels'])} of pixels, {percent(result['padding']['slots'])} of box slots"),
         ("boxes dropped", str(result["boxes_dropped"])),
-        ("op compiles per step", ", ".join(map(str, counted)) + (" (predicted)" if counted else "not counted: --count-compiles")),
+        ("op compiles per step", f"{', '.join(map(str, counted))} (predicted)" if counted else "not counted: --count-compiles"),
     ]
     if result["graph_compiles_per_step"] is not None:
         lines.append(("graph compiles per step", ", ".join(map(str, result["graph_compiles_per_step"]))))
+    if result["fallbacks"]:
+        lines.append(("ran on the host", ", ".join(f"{op} ({count})" for op, count in result["fallbacks"].items())))
     if quiet_after is not None:
         lines.append(("nothing compiled after step", str(quiet_after)))
     warmup, steady = (seconds(result["seconds_per_step"][name]) for name in ("warmup", "steady"))

@@ -19,8 +19,8 @@ _EPILOG = """examples:
 
 The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
-something compiled), seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped,
-peak_memory_mb.
+something compiled), fallbacks (ops that ran on the host, reads included), seconds_per_step {warmup, steady}, shapes,
+padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb.
 """
 
 
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     run.add_argument("--backend", choices=("auto", "cpu", "cuda", "xla"), default="auto", help="default: auto")
     run.add_argument("--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)")
     output = parser.add_argument_group("output")
-    output.add_argument("--count-compiles", action="store_true", help="predict op compiles until steady (on for --json and drawn shapes)")
+    output.add_argument("--count-compiles", action="store_true", help="predict op compiles until steady (on for --json and drawn shapes, unless the device counts by itself)")
     output.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the summary")
     output.add_argument("--output", metavar="DIR", help="write model.pt (a state_dict), plan.json and summary.json there")
     return parser

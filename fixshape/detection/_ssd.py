@@ -94,16 +94,17 @@ class StaticSSD(nn.Module):
         if image_sizes is None:
             image_sizes = self.canvas_size.expand(images.shape[0], 2)
         check_shape(where, "image_sizes", image_sizes.shape, (images.shape[0], 2))
+        if self.training:
+            if targets is None:
+                raise ModelError(f"{where}: training needs targets: model(images, targets). For detections call model.eval() first.")
+            slots = targets["valid_mask"].shape[1:]
+            for name, trailing in (("valid_mask", ()), ("boxes", (4,)), ("labels", ())):
+                check_shape(where, f"targets[{name!r}]", targets[name].shape, (images.shape[0], *slots, *trailing))
         normalized = normalize(images, image_sizes, self.mean, self.std)
         features = self.backbone(normalized.to(next(self.backbone.parameters()).dtype))
         outputs = self.head([features] if isinstance(features, Tensor) else list(features.values()))
-        if not self.training:
+        if targets is None or not self.training:
             return self._detect(outputs["cls_logits"], outputs["bbox_regression"], image_sizes)
-        if targets is None:
-            raise ModelError(f"{where}: training needs targets: model(images, targets). For detections call model.eval() first.")
-        slots = targets["valid_mask"].shape[1:]
-        for name, trailing in (("boxes", (4,)), ("labels", ()), ("valid_mask", ())):
-            check_shape(where, f"targets[{name!r}]", targets[name].shape, (images.shape[0], *slots, *trailing))
         return self._losses(
             outputs["cls_logits"], outputs["bbox_regression"], targets["boxes"], targets["labels"], targets["valid_mask"]
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 WARMUP_STEPS = 2
 """Steps in each (phase, bucket) in which compiles belong: forward and backward in the first, in the second what the optimiser's
@@ -78,7 +77,7 @@ class TrainSummary:
         return max((record.index for record in counted if record.compiles), default=0)
 
     def seconds_per_step(self) -> tuple[float | None, float | None]:
-        """Mean seconds of a step before and after the run was steady; ``None`` where there is no such step.
+        """Seconds of a step before (mean) and after (median) the run was steady; ``None`` where there is no such step.
 
         Steps in which the recorder counted are left out of the second, since counting takes time; where all were counted, as
         under a guard, they are what there is. The first holds the warm-up steps as they were.
@@ -87,8 +86,5 @@ class TrainSummary:
         before = [record.seconds for record in self.steps if record.index <= quiet_after or record.in_warmup]
         after = [record for record in self.steps if not (record.index <= quiet_after or record.in_warmup)]
         uncounted = [record.seconds for record in after if record.op_compiles is None]
-        return _mean(before), _mean(uncounted or [record.seconds for record in after])
-
-
-def _mean(seconds: Sequence[float]) -> float | None:
-    return fmean(seconds) if seconds else None
+        steady = uncounted or [record.seconds for record in after]
+        return fmean(before) if before else None, median(steady) if steady else None

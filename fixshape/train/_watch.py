@@ -104,8 +104,10 @@ class Watch(Generic[Batch]):
         return record
 
     def _is_recording(self, key: tuple[str, str]) -> bool:
-        if self._guard is not None and self._backend.compiles() is None:
+        if self._backend.compiles() is None and self._guard is not None:
             return True  # a guard that counts nothing could find nothing
+        if self._backend.compiles() is not None and self._predict:
+            return True  # taking the recorder off changes what a lazy device traces: one more graph compile
         return self._predict and self._quiet[key] < QUIET_STEPS and self._recorded < MOST_RECORDED_STEPS
 
     def _counts(self) -> bool:
@@ -137,7 +139,8 @@ def watch(
         guard: warns or raises when a step compiles after the warm-up.
         predict: count op compiles with :class:`fixshape.OpRecorder` until a bucket is quiet for three steps, at most twelve
             steps in all; a counted step is about a quarter slower. A guard counts at every step where the device does not count
-            by itself.
+            by itself. Where it does (XLA) you seldom need this, and the recorder stays on to the end: with it, the device
+            traces a slightly different graph.
         progress: a tqdm bar on stderr.
 
     Returns:

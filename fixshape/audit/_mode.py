@@ -1,0 +1,77 @@
+"""The torch dispatch mode that sees every op."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fixshape.audit._key import hashable_key, op_key
+from fixshape.audit._operator import leaves_device
+from fixshape.audit._phase import PhaseTracker
+from fixshape.audit._record import COMPILES, DYNAMIC, LAUNCHES, SYNCS, Record
+from fixshape.audit._report import Kind
+
+_getpid = os.getpid
+_GUARDS_KNOW_MODES = hasattr(torch._C._dynamo.guards, "set_is_in_mode_without_ignore_compile_internals")
+
+
+class RecorderMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts an op into a :class:`Record`, then runs it as it is. An op that raises has been counted."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, record: Record, phase: PhaseTracker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._record = record
+        self._phase = phase
+        self._process = _getpid()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        # False makes torch.compile run a function eagerly under a mode: other kernels, other rounding, another program. True is
+        # of use where the guards of a compiled function know of it; in torch 2.9 they fail at every call, and each compiles anew.
+        return _GUARDS_KNOW_MODES
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # A forked data loader worker inherits the mode; what it does is not this process's.
+        if _getpid() != self._process:
+            return func(*args, **kwargs)
+        record = self._record
+        operator, keys = record.operators.get(func) or record.meet(func)
+        if operator.idle:
+            return func(*args, **kwargs)
+        phase = self._phase.current()
+        counts = record.open_counts[phase]
+        launches, syncs = operator.launches, operator.syncs
+        if operator.copies:
+            moves, waits = leaves_device(args, kwargs)
+            launches, syncs = not moves, waits
+        kinds: list[Kind] = []
+        if launches:
+            counts[LAUNCHES] += 1
+            record.launches += 1
+            key = op_key(args, kwargs)
+            try:
+                is_new = key not in keys
+            except TypeError:
+                key = hashable_key(key)
+                is_new = key not in keys
+            if is_new:
+                keys.add(key)
+                counts[COMPILES] += 1
+                record.compiles += 1
+                kinds.append("compile")
+        if operator.dynamic is not None and operator.dynamic(args, kwargs):
+            counts[DYNAMIC] += 1
+            kinds.append("dynamic")
+        if syncs:
+            counts[SYNCS] += 1
+            kinds.append("sync")
+        if kinds:
+            record.note(kinds, operator.name, phase, args, kwargs, sys._getframe())  # in an autograd thread there is no other
+        return func(*args, **kwargs)

@@ -1,0 +1,77 @@
+"""What has been recorded so far: counts, keys and events, kept apart from the mode that sees the ops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from fixshape.audit._frames import locate
+from fixshape.audit._key import describe
+from fixshape.audit._operator import Operator, classify
+from fixshape.audit._report import KINDS, PHASES, AuditReport, Kind, OpEvent, Origin, PhaseCounts, StepCounts
+
+LAUNCHES, COMPILES, DYNAMIC, SYNCS = range(4)
+MOST_EVENTS = 10_000  # of each kind: about 90 steps of torchvision's own SSDlite, and a few MB
+
+
+class Record:
+    """Counts of the open step as lists of ints (phase, then what), as they rise at every launch; all else as reported."""
+
+    def __init__(self) -> None:
+        self.operators: dict[Any, tuple[Operator, set[tuple[Any, ...]]]] = {}
+        self.open_counts = _zeros()
+        self.launches = 0
+        self.compiles = 0
+        self.open_compiles: list[OpEvent] = []
+        self._steps: list[StepCounts] = []
+        self._events: list[OpEvent] = []
+        self._kept: Counter[Kind] = Counter()
+        self._left_out: Counter[Kind] = Counter()
+        self._origins: Counter[Origin] = Counter()
+
+    def meet(self, func: Any) -> tuple[Operator, set[tuple[Any, ...]]]:
+        """The operator of an overload that is seen for the first time, and its keys."""
+        entry = self.operators[func] = (classify(func), set())
+        return entry
+
+    def note(
+        self, kinds: Sequence[Kind], name: str, phase: int, args: Sequence[Any], kwargs: Mapping[str, Any], frame: FrameType
+    ) -> None:
+        """Takes down that one op did what ``kinds`` say."""
+        site, caller = locate(frame)
+        shapes, arguments = describe(args, kwargs)
+        step = len(self._steps)
+        for kind in kinds:
+            self._origins[Origin(kind=kind, op=name, phase=PHASES[phase], site=site, caller=caller)] += 1
+            event = OpEvent(
+                kind=kind, op=name, phase=PHASES[phase], site=site, caller=caller, shapes=shapes, arguments=arguments, step=step
+            )
+            if kind == "compile" and len(self.open_compiles) < MOST_EVENTS:
+                self.open_compiles.append(event)
+            if self._kept[kind] < MOST_EVENTS:
+                self._kept[kind] += 1
+                self._events.append(event)
+            else:
+                self._left_out[kind] += 1
+
+    def close_step(self) -> None:
+        self._steps.append(self.open_step())
+        self.open_counts[:] = _zeros()
+        self.open_compiles = []
+
+    def open_step(self) -> StepCounts:
+        return StepCounts(*(PhaseCounts(*row) for row in self.open_counts))
+
+    def report(self) -> AuditReport:
+        steps = list(self._steps)
+        rest = self.open_step()
+        if rest != StepCounts():
+            steps.append(rest)
+        left_out = {kind: self._left_out[kind] for kind in KINDS}
+        return AuditReport(tuple(steps), tuple(self._events), left_out, dict(self._origins))
+
+
+def _zeros() -> list[list[int]]:
+    return [[0, 0, 0, 0] for _ in PHASES]

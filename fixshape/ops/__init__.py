@@ -1,0 +1,47 @@
+"""The mathematics of detection on fixed shapes: masked losses, selection, matching and suppression.
+
+Every op here gives the number of a dynamic op of torch or torchvision, from tensors whose shapes do not depend on what they
+hold: no host sync, no value-dependent shape, padding told by ``valid_mask`` (bool, True = real).
+"""
+
+from __future__ import annotations
+
+from fixshape.ops._box_iou import box_iou
+from fixshape.ops._box_losses import (
+    masked_complete_box_iou_loss,
+    masked_distance_box_iou_loss,
+    masked_generalized_box_iou_loss,
+)
+from fixshape.ops._cross_entropy import masked_cross_entropy
+from fixshape.ops._elementwise_losses import (
+    masked_binary_cross_entropy_with_logits,
+    masked_l1_loss,
+    masked_mse_loss,
+    masked_sigmoid_focal_loss,
+    masked_smooth_l1_loss,
+)
+from fixshape.ops._nms import NMSResult, nms
+from fixshape.ops._reductions import masked_mean, masked_sum
+from fixshape.ops._select import FixedNonzero, fixed_nonzero
+from fixshape.ops._ssd import hard_negative_mining, ssd_match
+
+__all__ = [
+    "FixedNonzero",
+    "NMSResult",
+    "box_iou",
+    "fixed_nonzero",
+    "hard_negative_mining",
+    "masked_binary_cross_entropy_with_logits",
+    "masked_complete_box_iou_loss",
+    "masked_cross_entropy",
+    "masked_distance_box_iou_loss",
+    "masked_generalized_box_iou_loss",
+    "masked_l1_loss",
+    "masked_mean",
+    "masked_mse_loss",
+    "masked_sigmoid_focal_loss",
+    "masked_smooth_l1_loss",
+    "masked_sum",
+    "nms",
+    "ssd_match",
+]
