@@ -37,7 +37,7 @@ class Backend(Protocol):
         ...
 
     def grad_scaler(self, *, enabled: bool = True) -> torch.amp.GradScaler:
-        """A gradient scaler for float16. On a device whose autocast is bfloat16 it is always a disabled one: nothing underflows."""
+        """A gradient scaler for float16. Where autocast is bfloat16 it is always a disabled one: nothing underflows."""
         ...
 
     def empty_cache(self) -> None:
@@ -56,5 +56,5 @@ class Backend(Protocol):
         ...
 
     def peak_memory(self) -> int:
-        """The most memory this process has held so far, in bytes: of the device where it counts its own, else resident on the host."""
+        """The most memory this process has held so far, in bytes: the device's where it counts its own, else the host's."""
         ...

@@ -20,6 +20,9 @@ def unavailable_reason(name: str) -> str | None:
     Args:
         name: one of :data:`BACKENDS`.
 
+    Returns:
+        The reason, as text without a full stop, or ``None``.
+
     Raises:
         BackendError: the name is not known.
     """
@@ -62,7 +65,7 @@ def _is_automatic(name: str) -> bool:
 def _module(name: str) -> Any:
     if name not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
-        raise BackendError(f"get_backend: there is no backend {name!r}. Known are 'auto', {known}.")
+        raise BackendError(f"there is no backend {name!r}. Known are {known}; get_backend takes 'auto' too.")
     return importlib.import_module(f"fixshape.backend._{name}")
 
 

@@ -38,10 +38,14 @@ def check_step(backend: Backend) -> None:
 
 
 def check_autocast(backend: Backend) -> None:
-    """Inside autocast a matrix product is 16-bit, and outside, or disabled, it is not."""
+    """Inside autocast a matrix product is 16-bit, of the type that was asked for; outside, or disabled, it is not."""
     matrix = torch.ones(4, 4, device=backend.device())
     with backend.autocast():
-        _require((matrix @ matrix).dtype in (torch.float16, torch.bfloat16), backend, "autocast leaves a matrix product in 32 bits")
+        dtype = (matrix @ matrix).dtype
+    _require(dtype in (torch.float16, torch.bfloat16), backend, f"autocast() makes a matrix product {dtype}")
+    with backend.autocast(dtype=torch.bfloat16):
+        dtype = (matrix @ matrix).dtype
+    _require(dtype == torch.bfloat16, backend, f"autocast(dtype=torch.bfloat16) makes a matrix product {dtype}")
     with backend.autocast(enabled=False):
         _require((matrix @ matrix).dtype == torch.float32, backend, "autocast(enabled=False) changes a matrix product")
     _require((matrix @ matrix).dtype == torch.float32, backend, "autocast outlives its block")
@@ -49,27 +53,36 @@ def check_autocast(backend: Backend) -> None:
 
 def check_grad_scaler(backend: Backend) -> None:
     """A disabled scaler hands the loss through; an enabled one, where there is one, unscales to the same gradient."""
-    weight = torch.ones(3, device=backend.device(), requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=0.5)
-    scaler = backend.grad_scaler()
-    scaler.scale((weight * 2).sum()).backward()  # type: ignore[no-untyped-call]
-    scaler.step(optimizer)
-    scaler.update()
-    backend.step()
-    _require(bool((weight.detach().cpu() == 0).all()), backend, "a step through grad_scaler() is not the step without it")
+    for enabled in (False, True):
+        weight = torch.ones(3, device=backend.device(), requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.5)
+        scaler = backend.grad_scaler(enabled=enabled)
+        loss = (weight * 2).sum()
+        scaled = scaler.scale(loss)
+        _require(enabled or bool(scaled == loss), backend, "grad_scaler(enabled=False) scales the loss")
+        scaled.backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        backend.step()
+        same = bool((weight.detach().cpu() == 0).all())
+        _require(same, backend, f"a step through grad_scaler(enabled={enabled}) is not the step without it")
 
 
 def check_counters(backend: Backend) -> None:
     """Counters only grow, and a count of ``None`` stays ``None``."""
-    before = backend.compiles()
+    before, fallen_back, peak = backend.compiles(), backend.fallbacks(), backend.peak_memory()
     torch.full((7,), 3.0, device=backend.device()).sum().item()
     backend.synchronize()
     after = backend.compiles()
     _require((before is None) == (after is None), backend, f"compiles() went from {before} to {after}")
     if before is not None and after is not None:
         _require(after >= before, backend, f"compiles() fell from {before} to {after}")
-    _require(all(count > 0 for count in backend.fallbacks().values()), backend, f"fallbacks() is {backend.fallbacks()}")
+    counts = backend.fallbacks()
+    _require(all(count > 0 for count in counts.values()), backend, f"fallbacks() is {counts}, expected counts above 0")
+    grown = all(counts.get(op, 0) >= count for op, count in fallen_back.items())
+    _require(grown, backend, f"fallbacks() fell from {fallen_back} to {counts}")
     _require(backend.peak_memory() > 0, backend, "peak_memory() is not positive")
+    _require(backend.peak_memory() >= peak, backend, f"peak_memory() fell from {peak} to {backend.peak_memory()}")
 
 
 def check_collective(backend: Backend) -> None:

@@ -83,6 +83,9 @@ def host_transform(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> H
             or evaluation, that the transform is for: torchvision draws a scale while training where it has several.
         dtype: of the images, see :class:`HostTransform`.
 
+    Returns:
+        A :class:`HostTransform`.
+
     Raises:
         ModelError: the model has no torchvision detection transform.
         DtypeError: ``dtype`` is neither floating nor uint8.

@@ -41,6 +41,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, size: int, valid
     the threshold as a double, and of equal scores the first box wins. Torchvision's CUDA kernel rounds the threshold to float32
     and so may differ where an overlap hits it exactly. No gradient passes.
 
+    It takes N / 8 steps of some twenty ops on the boxes that are left, whatever the boxes are; a graph compiler sees them all, so
+    that its time grows with N (torch_xla on two CPU cores: 11 s for 400 boxes, 160 s for 2000, once).
+
     Where more boxes stay than ``size``, the best are given; there is no sign of it, so give N where all are wanted.
 
     Args:

@@ -38,22 +38,30 @@ def shapes_of(batch: Any) -> str:
     """A short text that is equal for batches of the same shapes: the bucket, as far as a loop can know it.
 
     A batch of :class:`fixshape.PadToBucket` is named by its images and box slots; a list batch by each of its images; anything
-    else by all its tensors.
+    else by all its tensors. Dtypes are not told apart, nor what else the targets hold.
 
     Example:
         >>> shapes_of((torch.zeros(4, 3, 320, 480), {"boxes": torch.zeros(4, 16, 4)}))
         '4x3x320x480, 16 boxes'
-        >>> shapes_of(([torch.zeros(3, 8, 9), torch.zeros(3, 7, 5)], [{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(0, 4)}]))
+        >>> shapes_of(([torch.zeros(3, 8, 9), torch.zeros(3, 7, 5)], [{"boxes": torch.zeros(2, 4)}, {}]))
         '3x8x9, 2 boxes; 3x7x5, 0 boxes'
     """
     match batch:
-        case [Tensor() as images, {"boxes": Tensor() as boxes}]:
+        case [Tensor() as images, {"boxes": Tensor(ndim=3) as boxes}]:
             return f"{_by(images)}, {boxes.shape[1]} boxes"
-        case [[Tensor(), *_] as images, [{**_first}, *_] as targets]:
-            pairs = zip(images, targets, strict=False)
-            return "; ".join(f"{_by(image)}, {len(target.get('boxes', ()))} boxes" for image, target in pairs)
+        case [[*images], [*targets]] if images and len(images) == len(targets) and all(map(_is_sample, images, targets)):
+            return "; ".join(
+                f"{_by(image)}, {len(target.get('boxes', ()))} boxes" for image, target in zip(images, targets, strict=True)
+            )
         case _:
             return "; ".join(_by(tensor) for tensor in tensors_of(batch)) or "no tensor"
+
+
+def _is_sample(image: Any, target: Any) -> bool:
+    if not (isinstance(image, Tensor) and isinstance(target, Mapping)):
+        return False
+    boxes = target.get("boxes", ())
+    return boxes.ndim == 2 if isinstance(boxes, Tensor) else isinstance(boxes, list | tuple)
 
 
 def _by(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def fit(
     predict: bool = False,
     progress: bool = True,
 ) -> TrainSummary:
-    """Trains: forward, sum of the losses, backward, optimiser, schedule, step after step.
+    """Trains: forward, sum of the losses, backward, optimiser, schedule, step after step, with the model in training mode.
 
     It takes a static model with batches of :class:`fixshape.PadToBucket`, and just as well torchvision's own with list batches,
     so that one run can be compared with the other.
@@ -48,7 +49,8 @@ def fit(
         epochs: how often the loader is run through.
         steps: end after this many steps in all, running through the loader as often as that takes; ``epochs`` is then unused.
         scheduler: stepped after each step.
-        evaluate: called with the model in evaluation mode, without gradients, after each epoch.
+        evaluate: called with the model in evaluation mode, without gradients, each time the loader has been run through and at
+            the end of ``steps``. It belongs to no step, and may compile.
         backend: see :func:`fixshape.watch`, as are the following.
         guard: see there.
         predict: see there.
@@ -58,7 +60,8 @@ def fit(
         A :class:`fixshape.train.TrainSummary`.
 
     Raises:
-        NonFiniteLossError: the loss became NaN or infinite; found one step later, since reading it at once would stall the device.
+        NonFiniteLossError: the loss became NaN or infinite; found one step later, since reading it at once would stall the
+            device.
         BackendError: the backend is not there.
         ShapeError: ``epochs`` or ``steps`` is not a whole number of at least 1, or the loader gives no batch.
         ShapeDriftError: the guard's action is ``"error"`` and something compiled after the warm-up.
@@ -76,22 +79,24 @@ def fit(
     counts, dropped = PaddingCounts(0, 0, 0, 0), 0
     model.train()
     live = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
-    for batch in watched:
-        if isinstance(batch[0], Tensor) and isinstance(batch[1], Mapping):
-            counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(*batch), strict=True)))
-            dropped += int(batch[1]["boxes_dropped"].sum())
-            if live and not batch[1]["image_valid"].all():
-                _warn_of_fillers(live)
-                live = []  # once is enough
-        losses = model(*to_device(batch, device))
-        loss = sum(losses.values()) if isinstance(losses, Mapping) else losses
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        watched.log(loss)
-        _require_finite(watched.losses)
+    with closing(iter(watched)) as batches:
+        for batch in batches:
+            match batch:
+                case [Tensor() as images, {"valid_mask": _, "image_sizes": _, "image_valid": _, "boxes_dropped": _} as targets]:
+                    counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(images, targets), strict=True)))
+                    dropped += int(targets["boxes_dropped"].sum())
+                    if live and not targets["image_valid"].all():
+                        _warn_of_fillers(live)
+                        live = []  # once is enough
+            losses = model(*to_device(batch, device))
+            loss: Tensor = sum(losses.values()) if isinstance(losses, Mapping) else losses
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            watched.log(loss)
+            _require_finite(watched.losses)
     _require_finite(watched.losses)
     return TrainSummary(tuple(watched.records), tuple(watched.losses), *counts, dropped, chosen.peak_memory())
 
@@ -118,7 +123,10 @@ class _Rounds:
                 if done == self._steps:
                     break
             if done == before:
-                raise ShapeError("fit: the loader gave no batch. Has it fewer samples than a batch, with drop_last?")
+                raise ShapeError(
+                    "fit: the loader gave no batch. Has it fewer samples than a batch, with drop_last, or is it an iterator that can"
+                    " be run through only once?"
+                )
             self._at_end()
             if done == self._steps:
                 return
@@ -134,9 +142,10 @@ def _evaluate(model: nn.Module, evaluate: Callable[[nn.Module], Any] | None) -> 
 
 def _require_finite(losses: list[float]) -> None:
     if losses and not math.isfinite(losses[-1]):
+        before = ", ".join(f"{loss:.4g}" for loss in losses[-4:-1]) or "none"
         raise NonFiniteLossError(
             f"fit: the loss of step {len(losses)} is {losses[-1]}, expected a finite number."
-            f" The losses before it: {', '.join(f'{loss:.4g}' for loss in losses[-4:-1]) or 'none'}. Lower the learning rate, or warm it up."
+            f" The losses before it: {before}. Lower the learning rate, or warm it up."
         )
 
 

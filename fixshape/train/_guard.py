@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from fixshape._check import check_choice
+from fixshape.audit import Location
 from fixshape.errors import FixshapeWarning, ShapeDriftError
 from fixshape.train._meter import Compiles, Meter
 from fixshape.train._records import StepRecord
@@ -19,6 +20,10 @@ class CompileGuard:
     It is given to :func:`fixshape.watch` or :func:`fixshape.fit`, which count. Where the device counts its own graph compiles
     (XLA) these are what it goes by; elsewhere op compiles are predicted at every step by :class:`fixshape.OpRecorder`, which
     makes a step about a quarter slower.
+
+    It finds compiles in buckets that have been seen before. Where each batch has shapes of its own, each step is a warm-up, and
+    there is nothing to find: pad first. An optimiser that first steps in the third batch or later, as with accumulated
+    gradients, compiles after the warm-up. A step that is left by ``break`` or an exception is not judged.
 
     Args:
         action: ``"warn"``, or ``"error"``: raise when the step that compiled has ended.
@@ -41,31 +46,37 @@ class CompileGuard:
         self.action = action
         self.drift: list[str] = []
         """What was found so far, a message each."""
-        self._meter: Meter | None = None
+        self._meters: list[Meter] = []  # of the loops that run, the innermost last
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What runs inside may compile: an evaluation in the middle of an epoch, a saved picture. Enter it between two steps' work.
+        """What runs inside may compile: an evaluation in the middle of an epoch, a saved picture.
 
-        Outside of a watched loop it does nothing.
+        Enter it between forward passes, not inside of one: a lazy device's graph is cut there. Outside of a watched loop it does
+        nothing; where loops are nested it is for the inner one.
         """
-        if self._meter is None:
+        if not self._meters:
             yield
             return
-        with self._meter.suspended():
+        with self._meters[-1].suspended():
             yield
 
-    def attach(self, meter: Meter | None) -> None:
-        """Called by the loop that counts; ``None`` when it ends."""
-        self._meter = meter
+    @contextmanager
+    def attached(self, meter: Meter) -> Iterator[None]:
+        """Entered by a loop that counts, for as long as it runs."""
+        self._meters.append(meter)
+        try:
+            yield
+        finally:
+            self._meters.remove(meter)
 
-    def check(self, record: StepRecord, compiles: Compiles, loop: str) -> None:
+    def check(self, record: StepRecord, compiles: Compiles, loop: Location) -> None:
         """Judges a finished step. Called by the loop that counts.
 
         Args:
             record: of the step.
             compiles: what compiled in it.
-            loop: file and line of the loop, named where the device does not name what it compiled.
+            loop: the line of the loop: the warning's, and named where the device does not name what it compiled.
 
         Raises:
             ShapeDriftError: something compiled after the warm-up, and the action is ``"error"``.
@@ -76,10 +87,10 @@ class CompileGuard:
         self.drift.append(message)
         if self.action == "error":
             raise ShapeDriftError(message)
-        warnings.warn(message, FixshapeWarning, stacklevel=4)
+        warnings.warn_explicit(message, FixshapeWarning, loop.file, loop.line)
 
 
-def _message(record: StepRecord, compiles: Compiles, loop: str) -> str:
+def _message(record: StepRecord, compiles: Compiles, loop: Location) -> str:
     where = f"CompileGuard: step {record.index} ({record.phase}, {record.shapes})"
     if compiles.graphs:
         found = f"{compiles.graphs} graph compile{'s' * (compiles.graphs > 1)}"

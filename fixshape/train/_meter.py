@@ -38,7 +38,8 @@ class Meter:
         self._graphs_before: int | None = None
 
     def start(self, *, record: bool) -> None:
-        """Begins a step, with the recorder on or off."""
+        """Begins a step, with the recorder on or off. What a lazy device has still to do is cut off, and not counted."""
+        self._backend.step()
         self._graphs_before = self._backend.compiles()
         self._recording = record
         if record:

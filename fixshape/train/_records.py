@@ -17,7 +17,7 @@ class StepRecord:
 
     Attributes:
         index: from 1, over the whole run.
-        phase: ``"train"`` where gradients are recorded, else ``"eval"``.
+        phase: ``"train"`` where gradients are recorded when the batch is handed out, else ``"eval"``.
         shapes: the shapes of the batch, as text; equal text is the same bucket.
         in_warmup: whether it is one of the first two steps in its (phase, bucket).
         seconds: from the batch being handed out to the next one being asked for, without the loading of data.
@@ -32,6 +32,11 @@ class StepRecord:
     seconds: float
     op_compiles: int | None
     graph_compiles: int | None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether compiles were counted in it, by the device or by the recorder."""
+        return self.op_compiles is not None or self.graph_compiles is not None
 
     @property
     def compiles(self) -> int:
@@ -70,19 +75,32 @@ class TrainSummary:
 
     @property
     def quiet_after(self) -> int | None:
-        """The step after which nothing compiled: 0 if nothing ever did, ``None`` if no step was counted."""
-        counted = [record for record in self.steps if record.op_compiles is not None or record.graph_compiles is not None]
-        if not counted:
+        """The step after which nothing compiled: 0 if nothing ever did.
+
+        ``None`` where the run is not known to have come to rest: no step was counted, the last one compiled, or counting ended
+        before nothing compiled any more. A bucket that was quiet when last counted is taken to have stayed so.
+        """
+        at_rest: dict[tuple[str, str], bool] = {}
+        for record in self.steps:
+            key = (record.phase, record.shapes)
+            if record.is_counted:
+                at_rest[key] = not record.compiles
+            elif not at_rest.get(key, False):
+                return None
+        if not self.steps or self.steps[-1].compiles:
             return None
-        return max((record.index for record in counted if record.compiles), default=0)
+        return max((record.index for record in self.steps if record.compiles), default=0)
 
     def seconds_per_step(self) -> tuple[float | None, float | None]:
         """Seconds of a step before (mean) and after (median) the run was steady; ``None`` where there is no such step.
 
         Steps in which the recorder counted are left out of the second, since counting takes time; where all were counted, as
-        under a guard, they are what there is. The first holds the warm-up steps as they were.
+        under a guard, they are what there is. The first holds the warm-up steps as they were, and all steps where steps were
+        counted and the run did not come to rest. Where none was counted, the warm-up is what parts the two.
         """
-        quiet_after = self.quiet_after or 0
+        quiet_after = self.quiet_after
+        if quiet_after is None:
+            quiet_after = len(self.steps) if any(record.is_counted for record in self.steps) else 0
         before = [record.seconds for record in self.steps if record.index <= quiet_after or record.in_warmup]
         after = [record for record in self.steps if not (record.index <= quiet_after or record.in_warmup)]
         uncounted = [record.seconds for record in after if record.op_compiles is None]

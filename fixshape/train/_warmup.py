@@ -31,9 +31,11 @@ def warmup(
 ) -> int:
     """Calls a training step on a made-up batch of every bucket, so that all compiles lie behind you when training begins.
 
-    Parameters, buffers, gradients, the optimiser and torch's generators on the host are put back to what they were. It cannot
-    know of keys that only your data set has: where your batches hold masks or keypoints, those ops compile at their first real
-    batch.
+    Parameters, buffers, gradients, the optimiser and torch's generator on the host are put back to what they were. Nothing else
+    is: leave the step of a schedule or of a gradient scaler, and generators of your own, out of ``step_fn``. It cannot know of
+    keys that only your data set has: where your batches hold masks or keypoints, those ops compile at their first real batch.
+    On a device that compiles whole graphs, a new optimiser's first step is a graph of its own, made in the largest bucket
+    only: it compiles once more if training begins in another.
 
     Args:
         step_fn: one whole training step, ``step_fn(images, targets)``, the optimiser's step included.
@@ -84,11 +86,13 @@ def warmup(
 
 @contextmanager
 def _put_back(model: nn.Module, optimizer: torch.optim.Optimizer, backend: Backend) -> Iterator[None]:
-    """Puts values back in place: tensors keep their identity, so that what was compiled or captured for them stays good."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """Puts values back in place: the model's tensors keep their identity, so that what was compiled for them stays good."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    tensors = [*model.parameters(), *model.buffers(), *(gradient for _, gradient in gradients if gradient is not None)]
     saved = [tensor.detach().clone() for tensor in tensors]
-    gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
-    optimizer_state = copy.deepcopy(optimizer.state_dict())
+    # Not load_state_dict: it casts state to the parameters' dtype, and replaces the groups that a schedule may hold.
+    state = {parameter: copy.deepcopy(entries) for parameter, entries in optimizer.state.items()}
+    options = [copy.deepcopy({**group, "params": None}) for group in optimizer.param_groups]
     generator = torch.get_rng_state()
     try:
         yield
@@ -96,8 +100,11 @@ def _put_back(model: nn.Module, optimizer: torch.optim.Optimizer, backend: Backe
         with torch.no_grad():
             for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        for parameter, gradient in gradients:
             parameter.grad = gradient
-        optimizer.load_state_dict(optimizer_state)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        for group, option in zip(optimizer.param_groups, options, strict=True):
+            group.update({**option, "params": group["params"]})
         torch.set_rng_state(generator)
         backend.step()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import nullcontext
 from operator import length_hint
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fixshape.audit import Location
 from fixshape.backend import Backend, get_backend
 from fixshape.train._batch import shapes_of
 from fixshape.train._guard import CompileGuard
@@ -24,8 +26,8 @@ Batch = TypeVar("Batch")
 QUIET_STEPS = 3
 """The recorder is taken off a (phase, bucket) after this many steps in a row in which nothing compiled."""
 
-MOST_RECORDED_STEPS = 12
-"""And after this many in all without a guard: what still compiles then will not come to rest, and counting costs time."""
+MOST_COMPILING_STEPS = 12
+"""And off all of them once this many steps have compiled: what compiles so often will not come to rest, and counting costs time."""
 
 
 class Watch(Generic[Batch]):
@@ -33,7 +35,7 @@ class Watch(Generic[Batch]):
 
     Attributes:
         records: a :class:`fixshape.train.StepRecord` per finished step.
-        losses: what :meth:`log` was given, as numbers, the last one or two still to come until the loop ends.
+        losses: what :meth:`log` was given, as numbers; the last one is still to come until the loop ends.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Watch(Generic[Batch]):
         self._meter = Meter(backend)
         self._seen: Counter[tuple[str, str]] = Counter()
         self._quiet: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._recorded = 0
+        self._compiling_steps = 0
+        self._compiles = 0
         self._unread: Tensor | float | None = None
 
     def log(self, loss: Tensor | float) -> None:
@@ -61,17 +64,16 @@ class Watch(Generic[Batch]):
         self._read_loss()
         self._unread = loss.detach() if isinstance(loss, Tensor) else loss
 
-    def __iter__(self) -> Iterator[Batch]:
-        with tqdm(total=length_hint(self._loader) or None, disable=not self._progress, unit="step", dynamic_ncols=True) as bar:
-            if self._guard is not None:
-                self._guard.attach(self._meter)
+    def __iter__(self) -> Generator[Batch, None, None]:
+        with (
+            tqdm(total=length_hint(self._loader) or None, disable=not self._progress, unit="step", dynamic_ncols=True) as bar,
+            nullcontext() if self._guard is None else self._guard.attached(self._meter),
+        ):
             try:
                 for batch in self._loader:
                     yield from self._step(batch, bar)
             finally:
                 self._read_loss()
-                if self._guard is not None:
-                    self._guard.attach(None)
 
     def _step(self, batch: Batch, bar: tqdm[Any]) -> Iterator[Batch]:
         """Hands one batch out, and books what happened until the next is asked for."""
@@ -94,10 +96,11 @@ class Watch(Generic[Batch]):
         in_warmup = self._seen[key] <= WARMUP_STEPS
         record = StepRecord(len(self.records) + 1, *key, in_warmup, time.perf_counter() - began, ops, graphs)
         self.records.append(record)
-        self._recorded += ops is not None
+        self._compiling_steps += bool(ops)
+        self._compiles += record.compiles
         self._quiet[key] = 0 if record.compiles else self._quiet[key] + 1
         if self._progress:
-            counted = f", {sum(record.compiles for record in self.records)} compiles" if self._counts() else ""
+            counted = f", {self._compiles} compiles" if self._counts() else ""
             loss = f"loss {self.losses[-1]:.4g}, " if self.losses else ""
             bar.set_postfix_str(f"{loss}{'warm-up' if in_warmup or record.compiles else 'steady'}{counted}", refresh=False)
         bar.update()
@@ -108,7 +111,7 @@ class Watch(Generic[Batch]):
             return True  # a guard that counts nothing could find nothing
         if self._backend.compiles() is not None and self._predict:
             return True  # taking the recorder off changes what a lazy device traces: one more graph compile
-        return self._predict and self._quiet[key] < QUIET_STEPS and self._recorded < MOST_RECORDED_STEPS
+        return self._predict and self._quiet[key] < QUIET_STEPS and self._compiling_steps < MOST_COMPILING_STEPS
 
     def _counts(self) -> bool:
         return self._predict or self._guard is not None or self._backend.compiles() is not None
@@ -131,15 +134,16 @@ def watch(
 
     A step runs from the moment its batch is handed out until the next one is asked for. Its end is told to the backend, which
     on XLA runs the graph (so do not call ``torch_xla.sync()`` yourself). Batches are handed out as they are, not moved.
-    Without ``predict`` it costs some tens of microseconds a step.
+    Without ``predict`` it costs some tens of microseconds a step. Left by an exception it ends when the exception is let go of,
+    and counts until then; ``contextlib.closing(iter(watched))`` ends it at once.
 
     Args:
         loader: any iterable of batches.
         backend: a name for :func:`fixshape.get_backend`, or a backend.
         guard: warns or raises when a step compiles after the warm-up.
-        predict: count op compiles with :class:`fixshape.OpRecorder` until a bucket is quiet for three steps, at most twelve
-            steps in all; a counted step is about a quarter slower. A guard counts at every step where the device does not count
-            by itself. Where it does (XLA) you seldom need this, and the recorder stays on to the end: with it, the device
+        predict: count op compiles with :class:`fixshape.OpRecorder` until a bucket is quiet for three steps, or twelve steps in
+            all have compiled; a counted step is about a quarter slower. A guard counts at every step where the device does not
+            count by itself. Where it does (XLA) you seldom need this, and the recorder stays on to the end: with it, the device
             traces a slightly different graph.
         progress: a tqdm bar on stderr.
 
@@ -161,9 +165,9 @@ def watch(
     return Watch(loader, backend=get_backend(backend), guard=guard, predict=predict, progress=progress)
 
 
-def _caller() -> str:
-    """File and line of the loop: the innermost frame outside of this file."""
+def _caller() -> Location:
+    """The line of the loop, or of the call of :func:`fixshape.fit`: the innermost one outside of fixshape."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fixshape."):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
