@@ -1,4 +1,4 @@
-"""What the tests share: where the real images are, and one thread per process on a busy machine."""
+"""What the tests share: where the real images are, and that CI skips nothing."""
 
 import os
 from pathlib import Path
@@ -16,3 +16,11 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("FIXSHAPE_DATA is not set: it names the folder of real images and sizes")
     return Path(folder)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With ``FIXSHAPE_NO_SKIPS``, a skipped test is a failed run: in CI everything that a test needs is there."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if os.environ.get("FIXSHAPE_NO_SKIPS") and skipped:
+        terminalreporter.write_line(f"FIXSHAPE_NO_SKIPS is set, and {len(skipped)} tests were skipped", red=True)
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -54,7 +54,9 @@ def test_every_package_has_a_layer():
     assert {_package(path) for path in MODULES} - {"__init__"} == set(LAYERS)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path != ROOT / "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path != ROOT / "__init__.py"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_imports_go_down_and_never_sideways(path):
     assert forbidden(_package(path), ast.parse(path.read_text())) == []
 
@@ -75,14 +77,18 @@ def test_a_module_is_short_quiet_and_free_of_vendors(path):
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     if _package(path) != "cli":
         assert not calls & {"print", "exit", "quit"}
-    top = {name.split(".")[0] for node in tree.body for name, _ in _imports(node) if isinstance(node, ast.Import | ast.ImportFrom)}
+    top = {
+        name.split(".")[0] for node in tree.body for name, _ in _imports(node) if isinstance(node, ast.Import | ast.ImportFrom)
+    }
     assert not top & set(VENDORS), "vendor packages are imported inside functions"
     anywhere = {name.split(".")[0] for name, _ in _imports(tree)}
     for vendor in anywhere & set(VENDORS):
         assert str(path.relative_to(ROOT)) == VENDORS[vendor]
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_an_init_only_hands_names_on(path):
     allowed = (ast.Expr, ast.ImportFrom, ast.Assign)
     if path.parent != ROOT:
@@ -111,7 +117,8 @@ torch.cuda.is_available = lambda: probed.append('cuda')
 import fixshape
 for name in fixshape.__all__:
     getattr(fixshape, name)
-print(dict(os.environ) == before, threading.active_count() == threads, probed, sorted(set(sys.modules) & {'torch_xla', 'torch_npu', 'pycocotools'}))
+vendors = set(sys.modules) & {'torch_xla', 'torch_npu', 'pycocotools'}
+print(dict(os.environ) == before, threading.active_count() == threads, probed, sorted(vendors))
 """
     assert _run(code) == "True True [] []\n"
 

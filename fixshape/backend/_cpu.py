@@ -49,6 +49,14 @@ class CpuBackend:
 
 
 def peak_resident() -> int:
-    """Peak resident memory of this process in bytes (``ru_maxrss`` is in KiB on Linux, in bytes on macOS)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Peak resident memory of this process in bytes.
+
+    Not ``ru_maxrss`` where there is better: on Linux a process starts with that of the one that forked it, exec or not.
+    """
+    try:
+        with open("/proc/self/status", "rb") as status:
+            (peak,) = (int(line.split()[1]) for line in status if line.startswith(b"VmHWM:"))
+        return peak * 1024
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -9,11 +9,12 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from fixshape import __version__
 from fixshape.cli._exit import ExitCode
 
 SCHEMA_VERSION = 1
 
-_PACKAGES = ("fixshape", "torch", "torchvision", "numpy", "tqdm", "torch_xla", "torch_npu", "pycocotools")
+_PACKAGES = ("torchvision", "numpy", "tqdm", "torch_xla", "torch_npu", "pycocotools")
 _EXTRAS = {"coco": "pycocotools", "test": "pytest", "xla": "torch_xla"}
 
 _EPILOG = """example:
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _environment() -> dict[str, Any]:
+    import torch
+
     from fixshape.backend import BACKENDS, get_backend, unavailable_reason
 
     default = get_backend("auto").name
@@ -66,7 +69,9 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "packages": {package: _version(package) for package in _PACKAGES},
+        "fixshape": __version__,
+        # torch's own word, not the wheel's: it names the build too (+cpu, +cu130).
+        "packages": {"torch": torch.__version__, **{package: _version(package) for package in _PACKAGES}},
         "backends": backends,
         "extras": extras,
     }
@@ -80,11 +85,10 @@ def _version(package: str) -> str | None:
 
 
 def _as_text(found: dict[str, Any]) -> str:
-    packages = found["packages"]
     lines = [
-        f"fixshape {packages['fixshape']}, Python {found['python']}, {found['platform']}, {found['cpus']} CPUs",
+        f"fixshape {found['fixshape']}, Python {found['python']}, {found['platform']}, {found['cpus']} CPUs",
         "packages",
-        *(f"  {name:<12} {version or 'not installed'}" for name, version in packages.items() if name != "fixshape"),
+        *(f"  {name:<12} {version or 'not installed'}" for name, version in found["packages"].items()),
         "backends",
     ]
     for name, backend in found["backends"].items():

@@ -14,7 +14,6 @@ from fixshape.errors import CheckpointError, DatasetError
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import DataLoader
 
     from fixshape.backend import Backend
     from fixshape.plan import ShapePlan
@@ -93,9 +92,9 @@ def _build(arguments: argparse.Namespace) -> nn.Module:
         except FileNotFoundError:
             raise CheckpointError(f"{where}: there is no such file.") from None
         except Exception as error:  # a hostile or broken file may raise anything
-            reason = " ".join(str(error).split())
+            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
             raise CheckpointError(
-                f"{where}: not a state_dict of {arguments.model} with {num_classes} classes ({type(error).__name__}: {reason:.300})."
+                f"{where}: not a state_dict of {arguments.model} with {num_classes} classes ({reason})."
             ) from None
     return model.train()
 
@@ -154,8 +153,9 @@ def _as_text(result: dict[str, Any]) -> str:
         lines.append(("graph compiles per step", ", ".join(map(str, result["graph_compiles_per_step"]))))
     if result["fallbacks"]:
         lines.append(("ran on the host", ", ".join(f"{op} ({count})" for op, count in result["fallbacks"].items())))
-    if quiet_after is not None:
-        lines.append(("nothing compiled after step", str(quiet_after)))
+    if counted or result["graph_compiles_per_step"] is not None:
+        at_rest = str(quiet_after) if quiet_after is not None else "never: it was still compiling when last counted"
+        lines.append(("nothing compiled after step", at_rest))
     warmup, steady = (seconds(result["seconds_per_step"][name]) for name in ("warmup", "steady"))
     lines.append(("seconds per step", f"{warmup} in the warm-up, {steady} after it"))
     lines.append(("peak memory", f"{result['peak_memory_mb']} MB"))

@@ -19,8 +19,8 @@ _EPILOG = """examples:
 
 The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
-something compiled), fallbacks (ops that ran on the host, reads included), seconds_per_step {warmup, steady}, shapes,
-padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb.
+something compiled; null where it did not come to rest), fallbacks (ops that ran on the host, reads included),
+seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb.
 """
 
 
@@ -35,7 +35,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data", choices=("shapes", "coco"), default="shapes", help="drawn shapes, or a COCO file (default: shapes)")
+    data.add_argument(
+        "--data", choices=("shapes", "coco"), default="shapes", help="drawn shapes, or a COCO file (default: shapes)"
+    )
     data.add_argument("--annotations", metavar="A.json", help="COCO annotation file (for --data coco)")
     data.add_argument("--images", metavar="DIR", help="folder of its images (for --data coco)")
     data.add_argument("--plan", metavar="P.json", help="buckets to pad to (default: one that covers all)")
@@ -50,9 +52,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     run.add_argument("--lr", type=_rate, default=0.02, help="of SGD with momentum 0.9 (default: 0.02)")
     run.add_argument("--seed", type=int, default=0, help="of weights, order and drawn shapes (default: 0)")
     run.add_argument("--backend", choices=("auto", "cpu", "cuda", "xla"), default="auto", help="default: auto")
-    run.add_argument("--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)")
+    run.add_argument(
+        "--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)"
+    )
     output = parser.add_argument_group("output")
-    output.add_argument("--count-compiles", action="store_true", help="predict op compiles until steady (on for --json and drawn shapes, unless the device counts by itself)")
+    output.add_argument(
+        "--count-compiles",
+        action="store_true",
+        help="predict op compiles until steady (on for --json and drawn shapes, unless the device counts by itself)",
+    )
     output.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the summary")
     output.add_argument("--output", metavar="DIR", help="write model.pt (a state_dict), plan.json and summary.json there")
     return parser

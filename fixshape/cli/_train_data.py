@@ -45,7 +45,9 @@ def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[An
     else:
         samples = DrawnShapes(seed=arguments.seed)
         sizes = [(1, 1, samples.max_boxes)]
-    plan, collate, transform = None, _as_lists, _as_tensor
+    plan: ShapePlan | None = None
+    collate: Callable[[Any], Any] = _as_lists
+    transform: _Transform = _as_tensor
     if not arguments.dynamic:
         resize = host_transform(model)
         fitted = [(*resize.size(height, width), boxes) for height, width, boxes in sizes]

@@ -7,4 +7,14 @@ from fixshape.detection._host_transform import HostTransform, host_transform
 from fixshape.detection._ssd import StaticSSD
 from fixshape.detection._static import SUPPORTED, to_static
 
-__all__ = ["SUPPORTED", "CocoSamples", "Detections", "DrawnShapes", "HostTransform", "StaticSSD", "host_transform", "to_list", "to_static"]
+__all__ = [
+    "SUPPORTED",
+    "CocoSamples",
+    "Detections",
+    "DrawnShapes",
+    "HostTransform",
+    "StaticSSD",
+    "host_transform",
+    "to_list",
+    "to_static",
+]

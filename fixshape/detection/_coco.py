@@ -59,10 +59,17 @@ class CocoSamples(Dataset[tuple[Any, dict[str, Any]]]):
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             name = self._dataset.coco.loadImgs(self._dataset.ids[index])[0]["file_name"]
             raise DatasetError(
-                f"CocoSamples: image {name!r} in {self._folder} cannot be read ({error}). Fetch it again, or take it out of the annotations."
+                f"CocoSamples: image {name!r} in {self._folder} cannot be read ({error})."
+                " Fetch it again, or take it out of the annotations."
             ) from error
         if "labels" not in target:
-            target = {**target, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "area": [], "iscrowd": []}
+            target = {
+                **target,
+                "boxes": torch.zeros(0, 4),
+                "labels": torch.zeros(0, dtype=torch.int64),
+                "area": [],
+                "iscrowd": [],
+            }
         crowd = torch.as_tensor(target["iscrowd"], dtype=torch.bool)
         rows: dict[str, Any] = {key: torch.as_tensor(target[key]).as_subclass(Tensor)[~crowd] for key in _PER_BOX}
         return image, {"image_id": target["image_id"], **rows}
@@ -118,7 +125,9 @@ def _check_entry(where: str, part: str, row: int, entry: Any, keys: dict[str, An
             got = repr(entry.get(key) if isinstance(entry, dict) else entry)[:60]
             raise DatasetError(f"{where}: not COCO: {part}[{row}][{key!r}] is {got}.")
     if part == "annotations" and not (len(entry["bbox"]) == 4 and all(isinstance(number, _NUMBER) for number in entry["bbox"])):
-        raise DatasetError(f"{where}: not COCO: annotations[{row}]['bbox'] is {entry['bbox']!r:.60}, expected [x, y, width, height].")
+        raise DatasetError(
+            f"{where}: not COCO: annotations[{row}]['bbox'] is {entry['bbox']!r:.60}, expected [x, y, width, height]."
+        )
 
 
 def _check_images(where: str, folder: Path, names: list[str]) -> None:

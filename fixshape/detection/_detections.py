@@ -35,7 +35,7 @@ class Detections(NamedTuple):
 
 
 def to_list(detections: Detections, targets: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """torchvision's own result: one dictionary per real image, of varying length, in the coordinates of the original images.
+    """Torchvision's own result: one dictionary per real image, of varying length, in the coordinates of the original images.
 
     It waits for the device and copies to the host: call it once per batch, outside of what is compiled. Fillers are left out.
 
@@ -58,7 +58,9 @@ def to_list(detections: Detections, targets: Mapping[str, Tensor]) -> list[dict[
         ...     torch.tensor([[0.9, 0.0]]), torch.tensor([[2, 0]]), torch.tensor([[True, False]]),
         ... )
         >>> targets = {
-        ...     "image_sizes": torch.tensor([[320, 320]]), "orig_sizes": torch.tensor([[640, 320]]), "image_valid": torch.tensor([True])
+        ...     "image_sizes": torch.tensor([[320, 320]]),
+        ...     "orig_sizes": torch.tensor([[640, 320]]),
+        ...     "image_valid": torch.tensor([True]),
         ... }
         >>> to_list(found, targets)[0]["boxes"]
         tensor([[10., 40., 30., 80.]])

@@ -20,7 +20,7 @@ CLASSES = ("background", "rectangle", "ellipse", "triangle")
 
 
 class DrawnShapes(Dataset[tuple[Tensor, dict[str, Any]]]):
-    """Rectangles, ellipses and triangles on a grainy ground: images of varying size with a varying number of boxes, none included.
+    """Rectangles, ellipses and triangles on a grainy ground: images of varying size with a varying number of boxes, or none.
 
     Made on the fly, the same for the same seed on every machine. A shape drawn later covers an earlier one; masks are what is
     still seen, boxes are exactly around the masks, and a shape of which fewer than 16 pixels are seen is not annotated. It is
@@ -101,7 +101,7 @@ def _boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Boxes [n, 4] around masks [n, H, W], none of them empty: the right and bottom edges are those of the last pixel."""
     edges = []
     for axis in (2, 1):  # rows seen, then columns seen
-        seen = masks.any(axis)
+        seen = np.asarray(masks.any(axis))
         edges.append((seen.argmax(1), seen.shape[1] - seen[:, ::-1].argmax(1)))
     (top, bottom), (left, right) = edges
     return np.stack((left, top, right, bottom), axis=1).astype(np.float32)

@@ -41,7 +41,9 @@ class StaticSSD(nn.Module):
         super().__init__()
         size = model.transform.fixed_size
         if size is None or model.transform._skip_resize:
-            raise ModelError("to_static: the SSD's transform has no fixed size, or skips the resize; torchvision's builders set one.")
+            raise ModelError(
+                "to_static: the SSD's transform has no fixed size, or skips the resize; torchvision's builders set one."
+            )
         self.backbone = model.backbone
         self.head = model.head
         self.transform = model.transform
@@ -96,7 +98,9 @@ class StaticSSD(nn.Module):
         check_shape(where, "image_sizes", image_sizes.shape, (images.shape[0], 2))
         if self.training:
             if targets is None:
-                raise ModelError(f"{where}: training needs targets: model(images, targets). For detections call model.eval() first.")
+                raise ModelError(
+                    f"{where}: training needs targets: model(images, targets). For detections call model.eval() first."
+                )
             slots = targets["valid_mask"].shape[1:]
             for name, trailing in (("valid_mask", ()), ("boxes", (4,)), ("labels", ())):
                 check_shape(where, f"targets[{name!r}]", targets[name].shape, (images.shape[0], *slots, *trailing))
@@ -109,15 +113,14 @@ class StaticSSD(nn.Module):
             outputs["cls_logits"], outputs["bbox_regression"], targets["boxes"], targets["labels"], targets["valid_mask"]
         )
 
-    def _losses(
-        self, logits: Tensor, regression: Tensor, boxes: Tensor, labels: Tensor, valid_mask: Tensor
-    ) -> dict[str, Tensor]:
+    def _losses(self, logits: Tensor, regression: Tensor, boxes: Tensor, labels: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
         iou = box_iou(boxes, self.anchors, valid_mask1=valid_mask)
         matches = ssd_match(iou, valid_mask=valid_mask, threshold=self._matching_threshold)  # [B, A]
         matched = matches >= 0
         slots = matches.clamp(min=0)
 
-        # The background gets its own anchor as box, in the boxes' dtype as torchvision encodes them: a code of zeros, no infinity.
+        # The background gets its own anchor as box, so that its code is zeros and not infinities, and in the boxes' dtype, since
+        # torchvision takes their widths and heights in that.
         matched_boxes = boxes.gather(1, slots[..., None].expand(-1, -1, 4))
         matched_boxes = torch.where(matched[..., None], matched_boxes, self.anchors.to(boxes.dtype))
         codes = encode(matched_boxes, self.anchors, self._coder.weights)
@@ -141,7 +144,9 @@ class StaticSSD(nn.Module):
 
         per_class = F.softmax(logits, dim=-1)[..., 1:].transpose(1, 2)  # [B, C-1, A]
         is_candidate = per_class > self._score_thresh
-        best, anchors = torch.where(is_candidate, per_class, -1).topk(min(self._topk_candidates, per_class.shape[2]))  # [B, C-1, K]
+        best, anchors = torch.where(is_candidate, per_class, -1).topk(
+            min(self._topk_candidates, per_class.shape[2])
+        )  # [B, C-1, K]
         batch = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
         candidates = boxes[batch, anchors]  # [B, C-1, K, 4]
         size = min(self._detections_per_img, best.shape[2])
@@ -161,8 +166,8 @@ class StaticSSD(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> StaticSSD:
-        # .to(), .double(), .cuda() end here. Constants are made anew, not cast: float32 anchors cast to float64 are 3e-5 pixels off.
-        super()._apply(fn, *args, **kwargs)
+        # .to(), .double(), .cuda() end here. Constants are made anew: float32 anchors cast to float64 would be 3e-5 pixels off.
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._make_constants()
         return self
 

@@ -68,7 +68,8 @@ class ShapePlan:
             slots = max(bucket.max_boxes for bucket in self.buckets if bucket.covers(height, width))
             raise BucketError(
                 f"ShapePlan.bucket_for: got {boxes} boxes, but the buckets that hold {height}x{width} pixels have at most"
-                f" {slots} box slots (buckets: {known}). Plan with max_boxes={boxes} or more, or give PadToBucket an overflow policy."
+                f" {slots} box slots (buckets: {known})."
+                f" Plan with max_boxes={boxes} or more, or give PadToBucket an overflow policy."
             )
         raise BucketError(
             f"ShapePlan.bucket_for: got an image of {height}x{width} (height x width), larger than every bucket ({known})."
@@ -156,7 +157,8 @@ def _read(path: str | os.PathLike[str]) -> list[Bucket]:
         raise PlanError(f"{where}: not a plan: expected a JSON object with a schema_version, got {_shown(body)}.")
     if version > SCHEMA_VERSION:
         raise PlanError(
-            f"{where}: schema_version is {version}, this fixshape reads up to {SCHEMA_VERSION}. Update fixshape, or save the plan anew."
+            f"{where}: schema_version is {version}, this fixshape reads up to {SCHEMA_VERSION}."
+            " Update fixshape, or save the plan anew."
         )
     rows = body.get("buckets")
     if not isinstance(rows, list) or not rows:
@@ -174,7 +176,9 @@ def _read(path: str | os.PathLike[str]) -> list[Bucket]:
 def _bucket(where: str, index: int, row: Any) -> Bucket:
     whole = isinstance(row, list) and len(row) == 3 and all(type(number) is int and number >= 1 for number in row)
     if not whole or row[0] * row[1] > _MOST_PIXELS or row[2] > _MOST_PIXELS:
-        raise PlanError(f"{where}: bucket {index} is {_shown(row)}, expected [height, width, max_boxes], whole numbers of at least 1.")
+        raise PlanError(
+            f"{where}: bucket {index} is {_shown(row)}, expected [height, width, max_boxes], whole numbers of at least 1."
+        )
     return Bucket(*row)
 
 

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from typing import Any
 
 import torch
@@ -79,24 +78,23 @@ def fit(
     counts, dropped = PaddingCounts(0, 0, 0, 0), 0
     model.train()
     live = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
-    with closing(iter(watched)) as batches:
-        for batch in batches:
-            match batch:
-                case [Tensor() as images, {"valid_mask": _, "image_sizes": _, "image_valid": _, "boxes_dropped": _} as targets]:
-                    counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(images, targets), strict=True)))
-                    dropped += int(targets["boxes_dropped"].sum())
-                    if live and not targets["image_valid"].all():
-                        _warn_of_fillers(live)
-                        live = []  # once is enough
-            losses = model(*to_device(batch, device))
-            loss: Tensor = sum(losses.values()) if isinstance(losses, Mapping) else losses
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-            watched.log(loss)
-            _require_finite(watched.losses)
+    for batch in watched:
+        match batch:
+            case [Tensor() as images, {"valid_mask": _, "image_sizes": _, "image_valid": _, "boxes_dropped": _} as targets]:
+                counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(images, targets), strict=True)))
+                dropped += int(targets["boxes_dropped"].sum())
+                if live and not targets["image_valid"].all():
+                    _warn_of_fillers(live)
+                    live = []  # once is enough
+        losses = model(*to_device(batch, device))
+        loss: Any = sum(losses.values()) if isinstance(losses, Mapping) else losses
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        watched.log(loss)
+        _require_finite(watched.losses)
     _require_finite(watched.losses)
     return TrainSummary(tuple(watched.records), tuple(watched.losses), *counts, dropped, chosen.peak_memory())
 
@@ -124,8 +122,8 @@ class _Rounds:
                     break
             if done == before:
                 raise ShapeError(
-                    "fit: the loader gave no batch. Has it fewer samples than a batch, with drop_last, or is it an iterator that can"
-                    " be run through only once?"
+                    "fit: the loader gave no batch. Has it fewer samples than a batch, with drop_last? An iterator can be run"
+                    " through only once."
                 )
             self._at_end()
             if done == self._steps:

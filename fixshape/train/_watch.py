@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from operator import length_hint
 from typing import Any, Generic, TypeVar
@@ -27,7 +27,7 @@ QUIET_STEPS = 3
 """The recorder is taken off a (phase, bucket) after this many steps in a row in which nothing compiled."""
 
 MOST_COMPILING_STEPS = 12
-"""And off all of them once this many steps have compiled: what compiles so often will not come to rest, and counting costs time."""
+"""And off all of them once this many steps have compiled: what compiles so often will not come to rest, and counting is dear."""
 
 
 class Watch(Generic[Batch]):
@@ -64,7 +64,7 @@ class Watch(Generic[Batch]):
         self._read_loss()
         self._unread = loss.detach() if isinstance(loss, Tensor) else loss
 
-    def __iter__(self) -> Generator[Batch, None, None]:
+    def __iter__(self) -> Iterator[Batch]:
         with (
             tqdm(total=length_hint(self._loader) or None, disable=not self._progress, unit="step", dynamic_ncols=True) as bar,
             nullcontext() if self._guard is None else self._guard.attached(self._meter),
@@ -134,8 +134,7 @@ def watch(
 
     A step runs from the moment its batch is handed out until the next one is asked for. Its end is told to the backend, which
     on XLA runs the graph (so do not call ``torch_xla.sync()`` yourself). Batches are handed out as they are, not moved.
-    Without ``predict`` it costs some tens of microseconds a step. Left by an exception it ends when the exception is let go of,
-    and counts until then; ``contextlib.closing(iter(watched))`` ends it at once.
+    Without ``predict`` it costs some tens of microseconds a step.
 
     Args:
         loader: any iterable of batches.

@@ -21,7 +21,10 @@ KEYS = {
 def start(*arguments: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "fixshape.cli", "train", "--backend", "cpu", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fixshape.cli", "train", "--backend", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -40,13 +43,15 @@ def test_the_summary_and_the_progress():
 
 def test_static_and_dynamic_are_the_same_training():
     """The first losses agree (float32, the same weights and order); one stops compiling, the other does not."""
-    static, dynamic = (json.loads(start("--json", "--steps", "6", "--batch-size", "2", *more).stdout) for more in ((), ("--dynamic",)))
+    static, dynamic = (
+        json.loads(start("--json", "--steps", "6", "--batch-size", "2", *more).stdout) for more in ((), ("--dynamic",))
+    )
     assert set(static) == set(dynamic) == KEYS
     assert static["losses"][0] == pytest.approx(dynamic["losses"][0], rel=1e-4)
     assert static["op_compiles_per_step"][2:5] == [0, 0, 0]
     assert static["compiles_after_step"] == 2
     assert all(count >= 40 for count in dynamic["op_compiles_per_step"][2:])
-    assert dynamic["compiles_after_step"] == 6
+    assert dynamic["compiles_after_step"] is None  # it never came to rest
     assert (static["padding"]["pixels"], dynamic["padding"]["pixels"]) == (0, None)
     assert (len(static["shapes"]), len(dynamic["shapes"])) == (1, 6)
     assert static["graph_compiles_per_step"] is None and static["fallbacks"] == {}
@@ -55,7 +60,20 @@ def test_static_and_dynamic_are_the_same_training():
 def test_real_images_with_workers_and_output(data_folder, tmp_path):
     folder = data_folder / "coco_permissive"
     arguments = ["--data", "coco", "--annotations", str(folder / "instances.json"), "--images", str(folder / "images")]
-    done = start(*arguments, "--steps", "4", "--batch-size", "4", "--workers", "2", "--lr", "1e-3", "--output", str(tmp_path / "run"), "--json")
+    done = start(
+        *arguments,
+        "--steps",
+        "4",
+        "--batch-size",
+        "4",
+        "--workers",
+        "2",
+        "--lr",
+        "1e-3",
+        "--output",
+        str(tmp_path / "run"),
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == result
@@ -115,7 +133,9 @@ def test_bad_files_are_clear_errors(capsys, tmp_path):
     assert "there is no such file" in _fails(capsys, "--weights", str(tmp_path / "none.pt"))
     assert "not a state_dict of ssdlite320_mobilenet_v3_large with 4 classes" in _fails(capsys, "--weights", str(broken))
     assert "Missing key(s)" in _fails(capsys, "--weights", str(other))
-    assert "the annotation file cannot be read" in _fails(capsys, "--data", "coco", "--annotations", str(tmp_path / "n"), "--images", ".")
+    assert "the annotation file cannot be read" in _fails(
+        capsys, "--data", "coco", "--annotations", str(tmp_path / "n"), "--images", "."
+    )
 
 
 def test_an_image_larger_than_the_plan_is_a_clear_error(capsys, tmp_path):

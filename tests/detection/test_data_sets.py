@@ -137,7 +137,10 @@ def _set(path, value):
         (_set(["annotations", 0, "bbox"], None), r"not COCO: annotations\[0\]\['bbox'\] is None"),
         (_set(["annotations", 0, "iscrowd"], "no"), r"not COCO: annotations\[0\]\['iscrowd'\] is 'no'"),
         (_set(["annotations", 0, "image_id"], 9), r"annotations\[0\] is of image 9, which the file does not list"),
-        (_set(["images", 1, "file_name"], "c.jpg"), r"it names the image 'c.jpg', which is not in .*Give the folder with --images"),
+        (
+            _set(["images", 1, "file_name"], "c.jpg"),
+            r"it names the image 'c.jpg', which is not in .*Give the folder with --images",
+        ),
         (_set(["images", 1, "file_name"], "../../etc/passwd"), r"names the image '../../etc/passwd', which is not in"),
     ],
 )

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.detection.twins import SIZES, build, make_twin, pad, step
 
 from fixshape.detection import DrawnShapes, host_transform, to_list
+from tests.detection.twins import SIZES, build, make_twin, pad, step
 
 SSDLITE, SSD300 = SIZES
 

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tests.detection.twins import SIZES, build, distance, drawn, make_twin, pad, step
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fixshape import OpRecorder
+from tests.detection.twins import SIZES, build, distance, drawn, make_twin, pad, step
 
 SSDLITE, SSD300 = SIZES
 

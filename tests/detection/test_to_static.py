@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from tests.detection.twins import SIZES, build, drawn, make_twin, pad
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
@@ -13,6 +12,7 @@ from torchvision.models.detection.ssd import SSD
 from fixshape import to_static
 from fixshape.detection import host_transform, to_list
 from fixshape.errors import DtypeError, ModelError, ShapeError
+from tests.detection.twins import SIZES, build, drawn, make_twin, pad
 
 SSDLITE, SSD300 = SIZES
 
@@ -99,7 +99,9 @@ def test_errors_of_a_step_say_what_to_do(model):
     static = to_static(copy.deepcopy(model))
     height, width = static.canvas
     images, targets = pad(*drawn(SSDLITE if height == 320 else SSD300, [2], dtype=torch.float32), 3)
-    with pytest.raises(ShapeError, match=rf"images has shape \(1, 3, 64, 64\), expected \(B, 3, {height}, {width}\). Resize with"):
+    with pytest.raises(
+        ShapeError, match=rf"images has shape \(1, 3, 64, 64\), expected \(B, 3, {height}, {width}\). Resize with"
+    ):
         static(images[..., :64, :64], targets)
     with pytest.raises(DtypeError, match="images are torch.int64, expected floating"):
         static(images.long(), targets)
@@ -114,7 +116,10 @@ def test_errors_of_a_step_say_what_to_do(model):
 def test_to_list_refuses_targets_of_another_batch():
     static = make_twin(build(SSDLITE, dtype=torch.float32)).eval()
     _, targets = pad(*drawn(SSDLITE, [2, 1], dtype=torch.float32), 3)
-    with torch.no_grad(), pytest.raises(ShapeError, match=r"to_list: targets\['image_sizes'\] has shape \(2, 2\), expected \(1, 2\)"):
+    with (
+        torch.no_grad(),
+        pytest.raises(ShapeError, match=r"to_list: targets\['image_sizes'\] has shape \(2, 2\), expected \(1, 2\)"),
+    ):
         to_list(static(torch.rand(1, 3, 320, 320)), targets)
 
 

@@ -57,7 +57,9 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 
 def assert_equal(ours, theirs, *, losses: float, gradients: float, buffers: float) -> None:
     """Both results of :func:`step`, each part to its own relative tolerance."""
-    for part, tolerance, mine, other in zip(("losses", "gradients", "buffers"), (losses, gradients, buffers), ours, theirs, strict=True):
+    for part, tolerance, mine, other in zip(
+        ("losses", "gradients", "buffers"), (losses, gradients, buffers), ours, theirs, strict=True
+    ):
         if part == "buffers" and not other:
             continue  # a model without batch-norm has none
         found = distance(mine, other)

@@ -58,7 +58,9 @@ def test_order_and_duplicates_do_not_matter(buckets, random):
 
 def test_errors_say_whether_pixels_or_boxes_are_too_many():
     plan = ShapePlan([Bucket(320, 320, 8), Bucket(640, 480, 4)])
-    with pytest.raises(BucketError, match=r"image of 641x10 \(height x width\), larger than every bucket \(320x320, 8 boxes; 640x480"):
+    with pytest.raises(
+        BucketError, match=r"image of 641x10 \(height x width\), larger than every bucket \(320x320, 8 boxes; 640x480"
+    ):
         plan.bucket_for(641, 10)
     with pytest.raises(BucketError, match=r"got 9 boxes, but .* 320x320 pixels have at most 8 box slots .*max_boxes=9"):
         plan.bucket_for(320, 320, 9)
