@@ -34,9 +34,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["SGD with momentum", *(pytest.param(name, marks=pytest.mark.slow) for name in list(OPTIMIZERS)[1:])]
-)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_nothing_compiles_after_the_warm_up_over_images_of_varying_size(name):
     model = make_model()
     transform = host_transform(model)

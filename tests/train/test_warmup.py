@@ -76,6 +76,19 @@ def test_all_is_put_back_bitwise(optimizer, resumed):
     assert_equal(training.state(), before)
 
 
+def test_gradients_that_the_step_adds_to_are_put_back():
+    training = Training()
+    training.step(*batch())
+    before = training.state()
+
+    def accumulate(images, targets):
+        for parameter in training.model.parameters():
+            parameter.grad += 1
+
+    warmup(accumulate, PLAN, batch_size=2, model=training.model, optimizer=training.optimizer, backend="cpu")
+    assert_equal(training.state(), before)
+
+
 def test_the_warm_up_did_change_what_is_put_back():
     training = Training()
     before, states = training.state(), []
@@ -160,6 +173,15 @@ def test_no_op_compiles_after_it_in_any_bucket(optimizer):
         with recorder:
             training.step(images, targets)
     assert recorder.current.compiles == 0 < recorder.current.launches
+
+
+def test_each_step_is_a_graph_of_its_own():
+    device, cuts = GraphDevice(), []
+    warmup(
+        lambda images, targets: cuts.append(device.cuts),
+        PLAN, batch_size=2, model=nn.Identity(), optimizer=torch.optim.SGD([torch.ones(1)]), backend=device,
+    )  # fmt: skip
+    assert cuts == [0, 1, 2, 3, 4, 5]
 
 
 def test_no_graph_compiles_after_it_under_a_guard():
