@@ -1,9 +1,13 @@
-"""What the tests share: where the real images are, and that CI skips nothing."""
+"""What the tests share: where the real images are, how many threads run, and that CI skips nothing."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+# One thread for each process that runs tests: several with several threads each wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A build of torch with a vendor's plug-in installed loads it at import and fails where that vendor's driver is missing.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")

@@ -21,7 +21,9 @@ def _blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("code", _blocks("python"))
 def test_the_python_runs(code, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "weights.pt").stat().st_size > 1_000_000
 

@@ -38,7 +38,7 @@ def test_static_training_compiles_twice_and_falls_back_for_reads_alone():
 
 
 def test_torchvisions_own_training_compiles_at_every_step():
-    found = _run("train", "--backend", "xla", "--dynamic", "--steps", "3", "--batch-size", "2")
+    found = _run("train", "--backend", "xla", "--dynamic", "--steps", "2", "--batch-size", "2")
     assert min(found["graph_compiles_per_step"]) >= 5
-    assert found["fallbacks"]["aten::nonzero"] >= 20
+    assert found["fallbacks"]["aten::nonzero"] >= 10
     assert found["compiles_after_step"] is None

@@ -78,13 +78,14 @@ def test_more_than_a_quarter_of_the_anchors_positive(pair):
 
 
 def test_ssd300_with_all_cases_in_one_batch():
-    """No box, one box, every slot taken with duplicates among them, more than a quarter of the anchors positive."""
+    """No box; one box; every slot taken, duplicates among them, and more than a quarter of the anchors positive."""
     reference = build(SSD300)
     twin = make_twin(reference)
-    images, targets = drawn(SSD300, [0, 1, 900, 1], seed=12)
-    targets[2]["boxes"][1::2] = targets[2]["boxes"][::2]
-    targets[3] = _crowded(twin, SIZES[SSD300], 900)
-    _compare((SSD300, reference, twin), images, targets, max_boxes=900)
+    images, targets = drawn(SSD300, [0, 1, 1], seed=12)
+    crowded = _crowded(twin, SIZES[SSD300], 900)
+    targets[2] = {key: torch.cat((value, value[:40])) for key, value in crowded.items()}
+    targets[2]["labels"][-40:] = 3
+    _compare((SSD300, reference, twin), images, targets)
 
 
 def test_label_zero_counts_in_the_normaliser_alone(pair):
@@ -129,10 +130,11 @@ def test_resizing_before_normalising_is_torchvisions_own_order_up_to_rounding(da
     padded = [(image, {**target, "labels": target["labels"] % 3 + 1}) for image, target in pairs]
     ours = step(twin, *pad([p[0] for p in padded], [p[1] for p in padded], 64))
     assert distance(ours[0], theirs[0]) <= 1e-9
-    assert distance(ours[2], theirs[2]) <= 1e-9
-    # Batch-norm over two values per channel (1x1 maps, two images) has gradients that are rounding alone: measure on the whole.
-    scale = max(gradient.abs().max() for gradient in theirs[1].values())
-    assert max((ours[1][name] - gradient).abs().max() for name, gradient in theirs[1].items()) <= 1e-9 * scale
+    # Batch-norm over two values per channel (1x1 maps, two images) has means and gradients that are rounding alone, with no
+    # digit of their own to compare: measure those on the whole.
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        scale = max(tensor.abs().max() for tensor in other.values())
+        assert max((mine[name] - tensor).abs().max() for name, tensor in other.items()) <= 1e-9 * scale
 
 
 def _trajectory(name: str, steps: int, batch_size: int):
@@ -170,7 +172,7 @@ def test_every_state_of_a_10_step_trajectory_ssd300():
     _trajectory(SSD300, steps=10, batch_size=1)
 
 
-@pytest.mark.parametrize(("name", "rate"), [(SSDLITE, 1e-3), (SSD300, 1e-5)])
+@pytest.mark.parametrize(("name", "rate"), [(SSDLITE, 1e-3), pytest.param(SSD300, 1e-5, marks=pytest.mark.slow)])
 def test_free_running_for_three_steps(name, rate):
     """Each model goes its own way: parameters stay within 1e-10 for three steps (after twenty, torchvision has left itself)."""
     reference = build(name)

@@ -1,11 +1,11 @@
 """An eager static training step against torchvision's own, on the same images: seconds and memory.
 
-    python tools/bench/train_step.py [--model ssdlite320_mobilenet_v3_large] [--batch-size 4] [--steps 12] [--coco DIR] [--json]
+    python tools/bench/train_step.py [--model ssd300_vgg16] [--batch-size 4] [--steps 12] [--coco DIR] [--json]
 
 Both sides in one process, paired and alternating on the same samples, median of the ratio. The dynamic side is what a user has
 today: images of their own size, list batches, torchvision's transform on them. The static side gets the same images after
-``host_transform`` and ``PadToBucket``, whose time is measured beside it and shown on its own line: a data loader does it in its workers.
-Memory is the peak of a process that runs one side alone.
+``host_transform`` and ``PadToBucket``, whose time has a line of its own: a data loader does that in its workers. Memory is the
+peak of a process that runs one side alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from fixshape.plan import Bucket
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ssdlite320_mobilenet_v3_large", choices=("ssdlite320_mobilenet_v3_large", "ssd300_vgg16"))
+    parser.add_argument(
+        "--model", default="ssdlite320_mobilenet_v3_large", choices=("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12, help="pairs that count, after two that do not")
     parser.add_argument("--coco", help="folder with instances.json and images/ (default: drawn shapes)")
@@ -119,13 +121,15 @@ def peak_megabytes(arguments: argparse.Namespace, side: str) -> float:
 
 def as_text(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
     seconds, memory = result["seconds"], result["peak_memory_mb"]
+    machine = f"float32, CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    ratios = f"{result['ratio']:.3f} (median of {arguments.steps} pairs); with resize + pad: {result['ratio_with_host']:.3f}"
     return "\n".join(
         (
-            f"{arguments.model}, batch {arguments.batch_size}, float32, CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            f"{arguments.model}, batch {arguments.batch_size}, {machine}",
             f"torchvision   {seconds['torchvision']:.3f} s a step   peak {memory['torchvision']} MB",
             f"static        {seconds['static']:.3f} s a step   peak {memory['static']} MB",
             f"resize + pad  {seconds['host']:.3f} s a batch, on the host",
-            f"static / torchvision: {result['ratio']:.3f} (median of {arguments.steps} pairs); with resize + pad: {result['ratio_with_host']:.3f}",
+            f"static / torchvision: {ratios}",
         )
     )
 

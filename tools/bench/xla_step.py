@@ -50,7 +50,9 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch_xla must not be forked
             found = pool.apply(run, (side, steps, arguments.batch_size))
         medians[side] = statistics.median(found["seconds"][2:])
-        print(f"{side:<8} graph compiles per step {found['compiles']}, seconds per step {[round(s, 2) for s in found['seconds']]}")
+        print(
+            f"{side:<8} graph compiles per step {found['compiles']}, seconds per step {[round(s, 2) for s in found['seconds']]}"
+        )
     print(f"dynamic / static, median of the steps after two: {medians['dynamic'] / medians['static']:.1f}")
 
 
