@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from contextlib import AbstractContextManager
 
@@ -58,5 +57,7 @@ def peak_resident() -> int:
             (peak,) = (int(line.split()[1]) for line in status if line.startswith(b"VmHWM:"))
         return peak * 1024
     except (OSError, ValueError):
+        import resource  # not on Windows
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024

@@ -13,7 +13,12 @@ from fixshape.cli import _env, _train
 from fixshape.cli._exit import ExitCode
 from fixshape.errors import FixshapeError, NonFiniteLossError, ShapeDriftError
 
-_EPILOG = """exit codes:
+_EPILOG = """examples:
+  $ fixshape train           the main job on drawn shapes, in about a minute; nothing is downloaded
+  $ fixshape env             what can be used here, and why not the rest
+  $ fixshape train --help    more, with output
+
+exit codes:
   0  it ran, and found nothing
   1  it ran, and a check failed
   2  a wrong argument, or a file or device that cannot be used
