@@ -20,15 +20,21 @@ from fixshape.ops._elementwise_losses import (
     masked_sigmoid_focal_loss,
     masked_smooth_l1_loss,
 )
+from fixshape.ops._matching import fcos_match, match
 from fixshape.ops._nms import NMSResult, nms
 from fixshape.ops._reductions import masked_mean, masked_sum
+from fixshape.ops._roi_align import multiscale_roi_align
+from fixshape.ops._sampling import BalancedSample, balanced_sample
 from fixshape.ops._select import FixedNonzero, fixed_nonzero
 from fixshape.ops._ssd import hard_negative_mining, ssd_match
 
 __all__ = [
+    "BalancedSample",
     "FixedNonzero",
     "NMSResult",
+    "balanced_sample",
     "box_iou",
+    "fcos_match",
     "fixed_nonzero",
     "hard_negative_mining",
     "masked_binary_cross_entropy_with_logits",
@@ -42,6 +48,8 @@ __all__ = [
     "masked_sigmoid_focal_loss",
     "masked_smooth_l1_loss",
     "masked_sum",
+    "match",
+    "multiscale_roi_align",
     "nms",
     "ssd_match",
 ]

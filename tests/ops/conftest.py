@@ -171,6 +171,7 @@ class Static:
     name: str
     op: Callable[..., Any]
     make: Callable[[int], tuple[Tensor, ...]]
+    on_host_of_xla: frozenset[str] = frozenset()  # what torch_xla has no lowering for, as the op's docstring says
 
 
 def _static_of(case: Masked) -> Static:
@@ -190,6 +191,24 @@ def _overlaps(seed: int) -> tuple[Tensor, Tensor]:
     return torch.rand(2, 5, 40, generator=generator), torch.rand(2, 5, generator=generator) < 0.6
 
 
+def _pyramid(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    fine, coarse = (torch.randn(2, 3, side, side, generator=generator) for side in (16, 8))
+    box, _, keep = _padded_boxes(seed)
+    return fine, coarse, box.float(), keep
+
+
+def _matching(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return boxes((2, 5), generator), boxes((40,), generator), torch.rand(2, 5, generator=generator) < 0.6
+
+
+def _keyed_labels(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 3, (2, 40), generator=generator)
+    return labels, torch.rand(2, 40, generator=generator), torch.rand(2, 40, generator=generator) < 0.8
+
+
 STATIC = [
     *(_static_of(case) for case in MASKED if case.reduction == "mean"),
     Static("fixed_nonzero", lambda x: ops.fixed_nonzero(x, size=9, fill_value=-1), lambda seed: (_overlaps(seed)[0][0] > 0.9,)),
@@ -200,6 +219,19 @@ STATIC = [
         "hard_negative_mining",
         lambda iou, v: ops.hard_negative_mining(iou[:, 0], iou[:, 1] > 0.8, negative_ratio=3.0),
         _overlaps,
+    ),
+    Static(
+        "match",
+        lambda b, a, v: ops.match(b, a, valid_mask=v, high_threshold=0.5, low_threshold=0.4, allow_low_quality_matches=True),
+        _matching,
+    ),
+    Static("fcos_match", lambda b, a, v: ops.fcos_match(b, a, [30, 10], valid_mask=v), _matching),
+    Static("balanced_sample", lambda x, k, v: ops.balanced_sample(x, 12, 0.5, valid_mask=v, keys=k), _keyed_labels),
+    Static(
+        "multiscale_roi_align",
+        lambda fine, coarse, b, v: ops.multiscale_roi_align((fine, coarse), b, 3, scales=[1 / 4, 1 / 8], valid_mask=v),
+        _pyramid,
+        on_host_of_xla=frozenset({"aten::_embedding_bag", "aten::_embedding_bag_backward"}),
     ),
 ]
 
