@@ -55,6 +55,17 @@ def check_at_least(where: str, name: str, value: object, least: int) -> int:
     return int(value.__index__())
 
 
+def shown(value: object) -> str:
+    """A value of unknown size, short enough for a message.
+
+    Example:
+        >>> shown("a" * 100)[-6:]
+        'aaa...'
+    """
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def check_choice(where: str, name: str, value: object, choices: Sequence[str]) -> None:
     """Raises :class:`ShapeError` unless ``value`` is one of ``choices``.
 

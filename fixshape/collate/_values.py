@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from fixshape._check import check_at_least
+from fixshape._check import check_at_least, shown
 from fixshape.errors import DtypeError, ShapeError, TargetError
 
 OPTIONAL_ROWS = ("area", "iscrowd", "masks", "keypoints")
@@ -36,7 +36,7 @@ def whole_number(where: str, name: str, value: Any) -> int:
     if isinstance(number, list) and len(number) == 1:
         number = number[0]
     if isinstance(number, bool) or not isinstance(number, int):
-        raise TargetError(f"{where}: {name} is {_shown(value)}, expected a whole number.")
+        raise TargetError(f"{where}: {name} is {shown(value)}, expected a whole number.")
     return number
 
 
@@ -44,7 +44,7 @@ def pair_of_ints(where: str, name: str, value: Any) -> tuple[int, int]:
     """(height, width), each at least 1."""
     numbers = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(numbers, tuple | list) or len(numbers) != 2:
-        raise TargetError(f"{where}: {name} is {_shown(value)}, expected (height, width).")
+        raise TargetError(f"{where}: {name} is {shown(value)}, expected (height, width).")
     height, width = (check_at_least(where, name, number, 1) for number in numbers)
     return height, width
 
@@ -131,11 +131,6 @@ def _check_masks(where: str, masks: Tensor | None, size: tuple[int, int]) -> Non
 def _check_keypoints(where: str, keypoints: Tensor | None) -> None:
     if keypoints is not None and len(keypoints) and keypoints.shape[2] != 3:
         raise TargetError(f"{where}: keypoints have shape {tuple(keypoints.shape)}, expected [n, K, 3]: x, y, visibility.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _OPTIONAL = {"area": _floating, "iscrowd": _whole, "masks": _masks, "keypoints": _floating}

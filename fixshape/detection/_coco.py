@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
+from fixshape._check import shown
 from fixshape.errors import DatasetError, ExtraError
 
 _MOST_BYTES = 4 << 30  # instances_train2017.json is a ninth of this
@@ -122,11 +123,11 @@ _ANNOTATION_KEYS: dict[str, Any] = {"image_id": int, "category_id": int, "bbox":
 def _check_entry(where: str, part: str, row: int, entry: Any, keys: dict[str, Any]) -> None:
     for key, kind in keys.items():
         if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-            got = repr(entry.get(key) if isinstance(entry, dict) else entry)[:60]
+            got = shown(entry.get(key) if isinstance(entry, dict) else entry)
             raise DatasetError(f"{where}: not COCO: {part}[{row}][{key!r}] is {got}.")
     if part == "annotations" and not (len(entry["bbox"]) == 4 and all(isinstance(number, _NUMBER) for number in entry["bbox"])):
         raise DatasetError(
-            f"{where}: not COCO: annotations[{row}]['bbox'] is {entry['bbox']!r:.60}, expected [x, y, width, height]."
+            f"{where}: not COCO: annotations[{row}]['bbox'] is {shown(entry['bbox'])}, expected [x, y, width, height]."
         )
 
 

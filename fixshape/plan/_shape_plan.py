@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fixshape._check import check_at_least
+from fixshape._check import check_at_least, shown
 from fixshape._files import read_limited, write_atomic
 from fixshape.errors import BucketError, PlanError, ShapeError
 from fixshape.plan._bucket import Bucket
@@ -154,7 +154,7 @@ def _read(path: str | os.PathLike[str]) -> list[Bucket]:
         raise PlanError(f"{where}: not a plan: {error}. Write it anew with ShapePlan.save.") from None
     version = body.get("schema_version") if isinstance(body, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise PlanError(f"{where}: not a plan: expected a JSON object with a schema_version, got {_shown(body)}.")
+        raise PlanError(f"{where}: not a plan: expected a JSON object with a schema_version, got {shown(body)}.")
     if version > SCHEMA_VERSION:
         raise PlanError(
             f"{where}: schema_version is {version}, this fixshape reads up to {SCHEMA_VERSION}."
@@ -162,12 +162,12 @@ def _read(path: str | os.PathLike[str]) -> list[Bucket]:
         )
     rows = body.get("buckets")
     if not isinstance(rows, list) or not rows:
-        raise PlanError(f"{where}: buckets is {_shown(rows)}, expected a list of [height, width, max_boxes].")
+        raise PlanError(f"{where}: buckets is {shown(rows)}, expected a list of [height, width, max_boxes].")
     buckets = [_bucket(where, index, row) for index, row in enumerate(rows)]
     digest = ShapePlan(buckets).digest
     if body.get("digest") != digest:
         raise PlanError(
-            f"{where}: digest is {_shown(body.get('digest'))}, but the buckets give {digest!r}: the file was changed."
+            f"{where}: digest is {shown(body.get('digest'))}, but the buckets give {digest!r}: the file was changed."
             f' Set "digest" to that value if the change was meant.'
         )
     return buckets
@@ -177,11 +177,6 @@ def _bucket(where: str, index: int, row: Any) -> Bucket:
     whole = isinstance(row, list) and len(row) == 3 and all(type(number) is int and number >= 1 for number in row)
     if not whole or row[0] * row[1] > _MOST_PIXELS or row[2] > _MOST_PIXELS:
         raise PlanError(
-            f"{where}: bucket {index} is {_shown(row)}, expected [height, width, max_boxes], whole numbers of at least 1."
+            f"{where}: bucket {index} is {shown(row)}, expected [height, width, max_boxes], whole numbers of at least 1."
         )
     return Bucket(*row)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
