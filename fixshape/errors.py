@@ -47,6 +47,10 @@ class BackendError(FixshapeError, RuntimeError):
     """The device family that was asked for is not there."""
 
 
+class UsageError(FixshapeError, ValueError):
+    """Options of the command line that do not go together."""
+
+
 class ShapeDriftError(FixshapeError, RuntimeError):
     """Something compiled after the warm-up while the guard was set to ``"error"``."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _train_arguments
 from fixshape.cli._exit import ExitCode
-from fixshape.errors import CheckpointError, DatasetError
+from fixshape.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,11 +67,11 @@ def _check(arguments: argparse.Namespace) -> None:
     """What argparse cannot: options that need one another."""
     given = [name for name in ("annotations", "images") if getattr(arguments, name) is not None]
     if arguments.data == "coco" and len(given) < 2:
-        raise DatasetError("train: --data coco needs --annotations A.json and --images DIR.")
+        raise UsageError("train: --data coco needs --annotations A.json and --images DIR.")
     if arguments.data != "coco" and given:
-        raise DatasetError(f"train: --{given[0]} is for --data coco, but --data is {arguments.data!r}.")
+        raise UsageError(f"train: --{given[0]} is for --data coco, but --data is {arguments.data!r}.")
     if arguments.dynamic and arguments.plan:
-        raise DatasetError("train: --dynamic does not pad: it cannot be used with --plan.")
+        raise UsageError("train: --dynamic does not pad: it cannot be used with --plan.")
     if arguments.output:
         os.makedirs(arguments.output, exist_ok=True)  # now, not after an hour of training
 
