@@ -7,10 +7,12 @@ one that registers later has no queue (torch 2.9, csrc/autograd/engine.cpp: an i
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fixshape.backend._cpu import peak_resident
 
@@ -33,6 +35,22 @@ def is_emulated() -> bool:
     import torch_xla.runtime
 
     return str(torch_xla.runtime.device_type()) == "CPU"
+
+
+def loop(
+    step: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]], state: list[Tensor], inputs: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Runs ``step(state, row) -> (state, output)`` over the rows of ``inputs`` as one loop of the graph, not unrolled.
+
+    No gradient passes. Bool comes back as int64, so it must not be in the state.
+
+    Returns:
+        The last state, and the outputs stacked.
+    """
+    # The public scan prepares a backward pass, and for that wants a state of floating point; this is the part of it that loops.
+    from torch_xla.experimental.scan import _scan_impl_flat
+
+    return _scan_impl_flat(step, state, inputs)  # type: ignore[no-any-return]
 
 
 class XlaBackend:
