@@ -1,7 +1,7 @@
 """Make the batch: a list of samples of any size becomes tensors of one bucket's shape.
 
-Shapes: B images in the batch, C channels, H, W pixels of the bucket's canvas, M box slots, K keypoints per box; h, w pixels and
-n boxes of one sample.
+Shapes: B images in the batch, C channels, H, W pixels of the bucket's canvas, M box slots, K keypoints per box, S the side of a
+box mask; h, w pixels and n boxes of one sample.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fixshape._check import check_at_least, check_choice
+from fixshape.collate._box_masks import with_box_masks
 from fixshape.collate._choose import choose_bucket, cut_boxes
 from fixshape.collate._images import batch_images
 from fixshape.collate._sample import Sample, read_sample
@@ -40,6 +41,8 @@ class PadToBucket:
             boxes stays, and ``boxes_dropped`` counts the others.
         invalid: for boxes that are NaN or infinite, or have no width or no height: ``"error"``; ``"drop"``, which comes before
             ``overflow`` and is counted in ``boxes_dropped`` too.
+        mask_size: S. ``None``: masks keep their pixels. A number: each mask is stored as S x S cells of its box, far smaller and
+            not exactly equal; :func:`fixshape.ops.project_box_masks_on_boxes` reads them, and says what it costs in precision.
 
     Raises:
         ShapeError: an argument is not one of the above.
@@ -65,10 +68,12 @@ class PadToBucket:
         num_classes: int | None = None,
         overflow: Literal["error", "sample", "largest"] = "error",
         invalid: Literal["error", "drop"] = "error",
+        mask_size: int | None = None,
     ) -> None:
         check_choice("PadToBucket", "overflow", overflow, ("error", "sample", "largest"))
         check_choice("PadToBucket", "invalid", invalid, ("error", "drop"))
-        for name, value in (("max_boxes", max_boxes), ("batch_size", batch_size), ("num_classes", num_classes)):
+        sizes = {"max_boxes": max_boxes, "batch_size": batch_size, "num_classes": num_classes, "mask_size": mask_size}
+        for name, value in sizes.items():
             if value is not None:
                 check_at_least("PadToBucket", name, value, 1)
         self.plan = _as_plan(plan, max_boxes)
@@ -76,10 +81,12 @@ class PadToBucket:
         self.num_classes = num_classes
         self.overflow = overflow
         self.invalid = invalid
+        self.mask_size = mask_size
         self._warned_of_outside = False
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("batch_size", "num_classes", "overflow", "invalid"))
+        names = ("batch_size", "num_classes", "overflow", "invalid", "mask_size")
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"PadToBucket({'; '.join(map(str, self.plan.buckets))}; {options})"
 
     def __call__(self, samples: Sequence[tuple[Tensor, Mapping[str, Any]]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,8 +105,11 @@ class PadToBucket:
             ``image_sizes`` and ``orig_sizes`` [B, 2] int64; ``image_valid`` [B] bool; ``boxes_dropped`` [B] int64, by the
             policies; ``boxes_outside`` [B] int64, boxes that reach outside their image, which are kept as torchvision keeps them
             (more than 0.01 pixel; one warning per object). Where any sample has them: ``image_id`` [B] int64 (-1 where
-            missing), ``area`` [B, M], ``iscrowd`` [B, M] int64, ``masks`` [B, M, H, W] uint8, ``keypoints`` [B, M, K, 3];
-            a batch in which no sample has a key does not have it either. All padding is zero.
+            missing), ``area`` [B, M], ``iscrowd`` [B, M] int64, ``masks`` [B, M, H, W] uint8, or with ``mask_size``
+            ``box_masks`` [B, M, S, S] uint8 (the means of what is not 0 over the cells of the box and one pixel more on each
+            side, in 255ths), and ``keypoints`` [B, M, K, 3]. A batch in which no sample has a key does not have it either, and
+            so a batch of images without boxes has the others' keys only if its samples have them, with n = 0. All padding is
+            zero.
 
         Raises:
             BucketError: an image is larger than every bucket, no bucket holds all images, or there are more boxes than slots.
@@ -121,6 +131,8 @@ class PadToBucket:
         ]
         bucket = choose_bucket(self.plan, read, self.overflow)
         read = [cut_boxes(sample, bucket.max_boxes, self.overflow) for sample in read]
+        if self.mask_size is not None:
+            read = [with_box_masks(sample, self.mask_size) for sample in read]
         images = batch_images(read, rows, bucket)
         targets = batch_targets(read, rows, bucket)
         self._warn_of_outside(read, targets["boxes_outside"])

@@ -1,6 +1,7 @@
 """The targets of a batch: one tensor for each key, one row for each box slot.
 
-Shapes: B images in the batch (fillers included), H, W pixels of the canvas, M box slots, K keypoints per box.
+Shapes: B images in the batch (fillers included), H, W pixels of the canvas, M box slots, K keypoints per
+box, S the side of a box mask.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ def batch_targets(samples: Sequence[Sample], rows: int, bucket: Bucket) -> dict[
         ids = [-1 if sample.image_id is None else sample.image_id for sample in samples]
         targets["image_id"] = torch.tensor(ids + [-1] * (rows - len(ids)))
     trailing = {"masks": (bucket.height, bucket.width), "keypoints": (_keypoints_per_box(samples), 3)}
-    for key in OPTIONAL_ROWS:
+    for key in (*OPTIONAL_ROWS, "box_masks"):
         present = [key in sample.rows for sample in samples]
         if any(present):
-            _check_present(key, samples, present)
-            targets[key] = _padded(key, samples, (rows, bucket.max_boxes, *trailing.get(key, ())))
+            _check_present(key.removeprefix("box_"), samples, present)  # the name that samples give it
+            sizes = trailing.get(key, samples[present.index(True)].rows[key].shape[1:])
+            targets[key] = _padded(key, samples, (rows, bucket.max_boxes, *sizes))
     return targets
 
 

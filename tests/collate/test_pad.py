@@ -235,7 +235,8 @@ def test_a_pickled_copy_makes_the_same_batch():
     copy = pickle.loads(pickle.dumps(pad))
     assert repr(copy) == repr(pad)
     assert repr(pad) == (
-        "PadToBucket(8x8, 2 boxes; 24x32, 4 boxes; batch_size=3, num_classes=10, overflow='largest', invalid='drop')"
+        "PadToBucket(8x8, 2 boxes; 24x32, 4 boxes; batch_size=3, num_classes=10, overflow='largest', invalid='drop',"
+        " mask_size=None)"
     )
     samples = [make_sample(boxes=6), make_sample()]
     images, targets = pad(samples)
