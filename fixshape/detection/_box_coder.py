@@ -59,6 +59,53 @@ def decode(codes: Tensor, anchors: Tensor, weights: tuple[float, float, float, f
     return torch.stack((x - half_width, y - half_height, x + half_width, y + half_height), dim=-1)
 
 
+def encode_linear(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The distances from the centres of ``anchors`` to the four sides of ``boxes``, in sizes of the anchor, which FCOS regresses.
+
+    The arithmetic of ``torchvision/models/detection/_utils.py`` (``BoxLinearCoder.encode``), with its order of arguments.
+
+    Args:
+        anchors: [..., 4].
+        boxes: [..., 4], broadcast against ``anchors``.
+
+    Returns:
+        [..., 4]: left, top, right, bottom; negative where the centre is outside.
+    """
+    x, y, sizes = _linear(anchors)
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack((x - left, y - top, right - x, bottom - y), dim=-1) / sizes
+
+
+def decode_linear(codes: Tensor, anchors: Tensor) -> Tensor:
+    """The boxes that FCOS's distances mean: the inverse of :func:`encode_linear`.
+
+    The arithmetic of ``torchvision/models/detection/_utils.py`` (``BoxLinearCoder.decode``).
+
+    Args:
+        codes: [..., 4].
+        anchors: [..., 4], broadcast against ``codes``.
+
+    Returns:
+        [..., 4] in the dtype of ``codes``.
+    """
+    x, y, sizes = _linear(anchors.to(codes.dtype))
+    left, top, right, bottom = (codes * sizes).unbind(-1)
+    return torch.stack((x - left, y - top, x + right, y + bottom), dim=-1)
+
+
+def clip_to_images(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """Boxes [B, ..., 4] cut to their image, whose (h, w) are ``image_sizes`` [B, 2]: ``torchvision.ops.clip_boxes_to_image``."""
+    limits = image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)  # [B, 4]: w, h, w, h
+    limits = limits.reshape(-1, *(1,) * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def _linear(anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    left, top, right, bottom = anchors.unbind(-1)
+    widths, heights = right - left, bottom - top
+    return 0.5 * (left + right), 0.5 * (top + bottom), torch.stack((widths, heights, widths, heights), dim=-1)
+
+
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     left, top, right, bottom = boxes.unbind(-1)
     widths, heights = right - left, bottom - top

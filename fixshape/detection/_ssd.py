@@ -6,8 +6,7 @@ Shapes: B images, H x W canvas, M box slots, A anchors, C classes with the backg
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,15 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from fixshape._check import check_shape
-from fixshape.detection._box_coder import decode, encode
+from fixshape.detection._best import best_of_each_group
+from fixshape.detection._box_coder import clip_to_images, decode, encode
 from fixshape.detection._detections import Detections
-from fixshape.detection._normalize import normalize
-from fixshape.errors import DtypeError, ModelError, ShapeError
-from fixshape.ops import box_iou, hard_negative_mining, masked_smooth_l1_loss, nms, ssd_match
+from fixshape.detection._detector import StaticDetector
+from fixshape.errors import ModelError, ShapeError
+from fixshape.ops import box_iou, hard_negative_mining, masked_smooth_l1_loss, ssd_match
 
 
-class StaticSSD(nn.Module):
+class StaticSSD(StaticDetector):
     """torchvision's SSD with fixed shapes. Made by :func:`fixshape.to_static`.
 
     Follows ``torchvision/models/detection/ssd.py``: ``compute_loss``, ``postprocess_detections``.
@@ -33,20 +33,15 @@ class StaticSSD(nn.Module):
     """
 
     anchors: Tensor
-    canvas_size: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, model: SSD) -> None:
-        super().__init__()
+        super().__init__(model)
         size = model.transform.fixed_size
         if size is None or model.transform._skip_resize:
             raise ModelError(
                 "to_static: the SSD's transform has no fixed size, or skips the resize; torchvision's builders set one."
             )
-        self.backbone = model.backbone
         self.head = model.head
-        self.transform = model.transform
         self.canvas = (int(size[1]), int(size[0]))
         self._generator = model.anchor_generator
         self._coder = model.box_coder
@@ -57,7 +52,6 @@ class StaticSSD(nn.Module):
         self._detections_per_img = model.detections_per_img
         self._topk_candidates = model.topk_candidates
         self._grids = _feature_sizes(model.backbone, self.canvas)
-        self.train(model.training)
         self._make_constants()
 
     @property
@@ -65,55 +59,12 @@ class StaticSSD(nn.Module):
         """Classes, the background included: labels are 0 to this less one."""
         return int(self.head.classification_head.num_columns)
 
-    def forward(
-        self, images: Tensor, targets: Mapping[str, Tensor] | None = None, image_sizes: Tensor | None = None
-    ) -> dict[str, Tensor] | Detections:
-        """Losses while training, detections in evaluation.
-
-        Args:
-            images: [B, 3, H, W] on the canvas, floating in [0, 1] or uint8, not normalised.
-            targets: while training, by :class:`fixshape.PadToBucket`: ``boxes`` [B, M, 4] XYXY canvas pixels, ``labels``
-                [B, M] int64, ``valid_mask`` [B, M] bool, ``image_sizes`` [B, 2]; other keys are not read. In evaluation only
-                ``image_sizes`` is read, if targets are given.
-            image_sizes: [B, 2] int64, (h, w) of each image on the canvas; ``None``: all of it.
-
-        Returns:
-            Training: ``{"bbox_regression": [], "classification": []}``, scalars as torchvision's. Evaluation:
-            :class:`fixshape.Detections` with D = ``detections_per_img``, boxes on the canvas.
-
-        Raises:
-            ShapeError: the images are not on the model's canvas, or the targets are of other images.
-            DtypeError: the images are integers other than uint8.
-            ModelError: training without targets.
-        """
-        where = type(self).__name__
-        way_out = "Resize with fixshape.detection.host_transform(model) and pad with PadToBucket(model.canvas, max_boxes=...)."
-        check_shape(where, "images", images.shape, ("B", 3, *self.canvas), way_out)
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise DtypeError(f"{where}: images are {images.dtype}, expected floating in [0, 1] or torch.uint8.")
-        if image_sizes is None and targets is not None:
-            image_sizes = targets["image_sizes"]
-        if image_sizes is None:
-            image_sizes = self.canvas_size.expand(images.shape[0], 2)
-        check_shape(where, "image_sizes", image_sizes.shape, (images.shape[0], 2))
-        if self.training:
-            if targets is None:
-                raise ModelError(
-                    f"{where}: training needs targets: model(images, targets). For detections call model.eval() first."
-                )
-            slots = targets["valid_mask"].shape[1:]
-            for name, trailing in (("valid_mask", ()), ("boxes", (4,)), ("labels", ())):
-                check_shape(where, f"targets[{name!r}]", targets[name].shape, (images.shape[0], *slots, *trailing))
-        normalized = normalize(images, image_sizes, self.mean, self.std)
-        features = self.backbone(normalized.to(next(self.backbone.parameters()).dtype))
-        outputs = self.head([features] if isinstance(features, Tensor) else list(features.values()))
-        if targets is None or not self.training:
-            return self._detect(outputs["cls_logits"], outputs["bbox_regression"], image_sizes)
-        return self._losses(
-            outputs["cls_logits"], outputs["bbox_regression"], targets["boxes"], targets["labels"], targets["valid_mask"]
-        )
-
-    def _losses(self, logits: Tensor, regression: Tensor, boxes: Tensor, labels: Tensor, valid_mask: Tensor) -> dict[str, Tensor]:
+    def _losses(
+        self, features: dict[str, Tensor], canvas: tuple[int, int], image_sizes: Tensor, targets: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        outputs = self.head(list(features.values()))
+        logits, regression = outputs["cls_logits"], outputs["bbox_regression"]
+        boxes, labels, valid_mask = targets["boxes"], targets["labels"], targets["valid_mask"]
         iou = box_iou(boxes, self.anchors, valid_mask1=valid_mask)
         matches = ssd_match(iou, valid_mask=valid_mask, threshold=self._matching_threshold)  # [B, A]
         matched = matches >= 0
@@ -137,52 +88,31 @@ class StaticSSD(nn.Module):
         count = matched.sum().clamp(min=1)
         return {"bbox_regression": box_loss / count, "classification": class_loss / count}
 
-    def _detect(self, logits: Tensor, regression: Tensor, image_sizes: Tensor) -> Detections:
-        boxes = decode(regression, self.anchors, self._coder.weights, self._coder.bbox_xform_clip)
-        limits = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [B, 1, 4]: w, h, w, h
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-
-        per_class = F.softmax(logits, dim=-1)[..., 1:].transpose(1, 2)  # [B, C-1, A]
-        is_candidate = per_class > self._score_thresh
-        best, anchors = torch.where(is_candidate, per_class, -1).topk(
-            min(self._topk_candidates, per_class.shape[2])
-        )  # [B, C-1, K]
+    def _detect(self, features: dict[str, Tensor], canvas: tuple[int, int], image_sizes: Tensor) -> Detections:
+        outputs = self.head(list(features.values()))
+        boxes = decode(outputs["bbox_regression"], self.anchors, self._coder.weights, self._coder.bbox_xform_clip)
+        boxes = clip_to_images(boxes, image_sizes)
+        scores = F.softmax(outputs["cls_logits"], dim=-1)[..., 1:].transpose(1, 2)  # [B, C-1, A]
+        candidates = min(self._topk_candidates, scores.shape[2])
+        best, anchors = torch.where(scores > self._score_thresh, scores, -1).topk(candidates)  # [B, C-1, K]
         batch = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
-        candidates = boxes[batch, anchors]  # [B, C-1, K, 4]
-        size = min(self._detections_per_img, best.shape[2])
-        kept, is_kept = nms(candidates, best, self._nms_thresh, size=size, valid_mask=best > self._score_thresh)
-
-        # D of all classes' survivors: no class can place more than D among the best D.
-        scores = torch.where(is_kept, best.gather(2, kept), -1).flatten(1)
-        survivors = candidates.gather(2, kept[..., None].expand(-1, -1, -1, 4)).flatten(1, 2)
-        labels = torch.arange(1, self.num_classes, device=boxes.device)[:, None].expand(-1, size).reshape(-1)
-        scores, order = scores.topk(min(self._detections_per_img, scores.shape[1]))
-        valid_mask = scores >= 0
-        return Detections(
-            boxes=torch.where(valid_mask[..., None], survivors.gather(1, order[..., None].expand(-1, -1, 4)), 0),
-            scores=torch.where(valid_mask, scores, 0),
-            labels=torch.where(valid_mask, labels[order], 0),
-            valid_mask=valid_mask,
+        return best_of_each_group(
+            boxes[batch, anchors],
+            best,
+            best > self._score_thresh,
+            iou_threshold=self._nms_thresh,
+            size=self._detections_per_img,
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> StaticSSD:
-        # .to(), .double(), .cuda() end here. Constants are made anew: float32 anchors cast to float64 would be 3e-5 pixels off.
-        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        self._make_constants()
-        return self
+    def _check_images(self, where: str, images: Tensor) -> None:
+        way_out = "Resize with fixshape.detection.host_transform(model) and pad with PadToBucket(model.canvas, max_boxes=...)."
+        check_shape(where, "images", images.shape, ("B", 3, *self.canvas), way_out)
+        super()._check_images(where, images)
 
-    def _make_constants(self) -> None:
-        parameter = next(self.parameters())
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
+    def _constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         features = [torch.empty(1, 1, *grid, dtype=dtype) for grid in self._grids]
         (anchors,) = self._generator(ImageList(torch.empty(1, 1, *self.canvas), [self.canvas]), features)
-        for name, constant in (
-            ("anchors", anchors),
-            ("canvas_size", torch.tensor(self.canvas)),
-            ("mean", torch.tensor(self.transform.image_mean, dtype=dtype)),
-            ("std", torch.tensor(self.transform.image_std, dtype=dtype)),
-        ):
-            self.register_buffer(name, constant.to(parameter.device), persistent=False)
+        return {"anchors": anchors}
 
 
 def _feature_sizes(backbone: nn.Module, canvas: tuple[int, int]) -> list[tuple[int, int]]:

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from torch import nn
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNN
+from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
+from fixshape.detection._detector import StaticDetector
+from fixshape.detection._fcos import StaticFCOS
+from fixshape.detection._parts import check_parts
+from fixshape.detection._rcnn import StaticRCNN
+from fixshape.detection._retinanet import StaticRetinaNet
 from fixshape.detection._ssd import StaticSSD
 from fixshape.errors import ModelError
 
-SUPPORTED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
-"""The builders in ``torchvision.models.detection`` whose models :func:`to_static` takes."""
+SUPPORTED = (
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "keypointrcnn_resnet50_fpn",
+)
+"""The builders in ``torchvision.models.detection`` whose models :func:`to_static` takes: all of them."""
+
+_STATIC: dict[type, type[StaticDetector]] = {
+    SSD: StaticSSD,
+    RetinaNet: StaticRetinaNet,
+    FCOS: StaticFCOS,
+    FasterRCNN: StaticRCNN,
+    MaskRCNN: StaticRCNN,
+    KeypointRCNN: StaticRCNN,
+}
 
 
 def to_static(model: nn.Module) -> nn.Module:
@@ -30,7 +62,8 @@ def to_static(model: nn.Module) -> nn.Module:
         A module in the model's mode, on its device and in its dtype.
 
     Raises:
-        ModelError: the model is not supported, is a subclass whose changes would be lost, or skips its own resize.
+        ModelError: the model is not supported, is a subclass whose changes would be lost, has a part that is replaced and not
+            understood, or skips its own resize.
 
     Example:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -39,14 +72,16 @@ def to_static(model: nn.Module) -> nn.Module:
         >>> list(static.state_dict()) == list(model.state_dict())
         True
     """
-    if isinstance(model, StaticSSD):
+    if isinstance(model, StaticDetector):
         return model
-    if type(model) is SSD:
-        return StaticSSD(model)
+    if type(model) in _STATIC:
+        check_parts(model)
+        return _STATIC[type(model)](model)
     supported = ", ".join(SUPPORTED)
-    if isinstance(model, SSD):
-        raise ModelError(
-            f"to_static: {type(model).__name__} is a subclass of torchvision's SSD; what it changes would be lost."
-            f" Give a model by one of: {supported}."
-        )
+    for known in reversed(_STATIC):  # Mask and Keypoint R-CNN are Faster R-CNNs too
+        if isinstance(model, known):
+            raise ModelError(
+                f"to_static: {type(model).__name__} is a subclass of torchvision's {known.__name__}; what it changes would be"
+                f" lost. Give a model by one of: {supported}."
+            )
     raise ModelError(f"to_static: got {type(model).__name__}, expected a torchvision detection model by one of: {supported}.")

@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fixshape._check import check_at_least
 from fixshape.backend import Backend, get_backend
 from fixshape.collate import PaddingCounts, padding_fractions
-from fixshape.errors import FixshapeWarning, NonFiniteLossError, ShapeError
+from fixshape.errors import BackendError, FixshapeWarning, NonFiniteLossError, ShapeError
 from fixshape.train._batch import to_device
+from fixshape.train._cuda_graph import GraphedStep, check_capturable
 from fixshape.train._guard import CompileGuard
 from fixshape.train._records import TrainSummary
 from fixshape.train._watch import watch
@@ -35,6 +36,7 @@ def fit(
     guard: CompileGuard | None = None,
     predict: bool = False,
     progress: bool = True,
+    cuda_graph: bool = False,
 ) -> TrainSummary:
     """Trains: forward, sum of the losses, backward, optimiser, schedule, step after step, with the model in training mode.
 
@@ -54,6 +56,9 @@ def fit(
         guard: see there.
         predict: see there.
         progress: see there.
+        cuda_graph: capture each shape's whole step in one CUDA graph after three eager ones, and replay it from then on. For a
+            static model on a CUDA device; the optimiser has to be capturable. The recorder sees nothing of a replay. Written to
+            torch's rules and never yet run on a GPU.
 
     Returns:
         A :class:`fixshape.train.TrainSummary`.
@@ -61,7 +66,7 @@ def fit(
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; found one step later, since reading it at once would stall the
             device.
-        BackendError: the backend is not there.
+        BackendError: the backend is not there; ``cuda_graph`` on another device, or with an optimiser that a graph cannot hold.
         ShapeError: ``epochs`` or ``steps`` is not a whole number of at least 1, or the loader gives no batch.
         ShapeDriftError: the guard's action is ``"error"`` and something compiled after the warm-up.
 
@@ -72,9 +77,22 @@ def fit(
     check_at_least("fit", "epochs", epochs, 1)
     if steps is not None:
         check_at_least("fit", "steps", steps, 1)
+    device = chosen.device()
+
+    def step(batch: Any) -> Tensor:
+        losses = model(*batch)
+        loss: Any = sum(losses.values()) if isinstance(losses, Mapping) else losses
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()  # type: ignore[no-any-return]
+
+    def eager(batch: Any) -> Tensor:
+        return step(to_device(batch, device))
+
+    run: Callable[[Any], Tensor] = _graphed(step, chosen, optimizer, scheduler) if cuda_graph else eager
     rounds = _Rounds(loader, epochs, steps, lambda: _evaluate(model, evaluate))
     watched = watch(rounds, backend=chosen, guard=guard, predict=predict, progress=progress)
-    device = chosen.device()
     counts, dropped = PaddingCounts(0, 0, 0, 0), 0
     model.train()
     live = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
@@ -86,17 +104,25 @@ def fit(
                 if live and not targets["image_valid"].all():
                     _warn_of_fillers(live)
                     live = []  # once is enough
-        losses = model(*to_device(batch, device))
-        loss: Any = sum(losses.values()) if isinstance(losses, Mapping) else losses
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        loss = run(batch)
         if scheduler is not None:
             scheduler.step()
         watched.log(loss)
         _require_finite(watched.losses)
     _require_finite(watched.losses)
     return TrainSummary(tuple(watched.records), tuple(watched.losses), *counts, dropped, chosen.peak_memory())
+
+
+def _graphed(
+    step: Callable[[Any], Tensor],
+    backend: Backend,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+) -> GraphedStep:
+    if backend.name != "cuda":
+        raise BackendError(f"fit: cuda_graph=True on the {backend.name} backend, expected cuda. Leave it out there.")
+    check_capturable(optimizer, scheduled=scheduler is not None)
+    return GraphedStep(step, backend.device())
 
 
 class _Rounds:
