@@ -6,12 +6,14 @@ hold: no host sync, no value-dependent shape, padding told by ``valid_mask`` (bo
 
 from __future__ import annotations
 
+from fixshape.ops._batch_norm import masked_batch_norm
 from fixshape.ops._box_iou import box_iou
 from fixshape.ops._box_losses import (
     masked_complete_box_iou_loss,
     masked_distance_box_iou_loss,
     masked_generalized_box_iou_loss,
 )
+from fixshape.ops._box_masks import project_box_masks_on_boxes
 from fixshape.ops._cross_entropy import masked_cross_entropy
 from fixshape.ops._elementwise_losses import (
     masked_binary_cross_entropy_with_logits,
@@ -20,8 +22,9 @@ from fixshape.ops._elementwise_losses import (
     masked_sigmoid_focal_loss,
     masked_smooth_l1_loss,
 )
+from fixshape.ops._mask_projection import project_masks_on_boxes
 from fixshape.ops._matching import fcos_match, match
-from fixshape.ops._nms import NMSResult, nms
+from fixshape.ops._nms import NMSResult, batched_nms, nms
 from fixshape.ops._reductions import masked_mean, masked_sum
 from fixshape.ops._roi_align import multiscale_roi_align
 from fixshape.ops._sampling import BalancedSample, balanced_sample
@@ -33,10 +36,12 @@ __all__ = [
     "FixedNonzero",
     "NMSResult",
     "balanced_sample",
+    "batched_nms",
     "box_iou",
     "fcos_match",
     "fixed_nonzero",
     "hard_negative_mining",
+    "masked_batch_norm",
     "masked_binary_cross_entropy_with_logits",
     "masked_complete_box_iou_loss",
     "masked_cross_entropy",
@@ -51,5 +56,7 @@ __all__ = [
     "match",
     "multiscale_roi_align",
     "nms",
+    "project_box_masks_on_boxes",
+    "project_masks_on_boxes",
     "ssd_match",
 ]

@@ -198,6 +198,20 @@ def _pyramid(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return fine, coarse, box.float(), keep
 
 
+def _masks(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    box, _, keep = _padded_boxes(seed)
+    masks = torch.rand(2, 4, 90, 110, generator=generator) < 0.5
+    return masks, box, torch.randint(0, 4, keep.shape, generator=generator), keep
+
+
+def _box_masks(seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    _, box, matches, keep = _masks(seed)
+    stored = torch.randint(0, 256, (2, 4, 9, 9), generator=generator, dtype=torch.uint8)
+    return stored, boxes((2, 4), generator).to(box.dtype), box, matches, keep
+
+
 def _matching(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return boxes((2, 5), generator), boxes((40,), generator), torch.rand(2, 5, generator=generator) < 0.6
@@ -209,11 +223,32 @@ def _keyed_labels(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return labels, torch.rand(2, 40, generator=generator), torch.rand(2, 40, generator=generator) < 0.8
 
 
+def _rows(seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    per_channel = (torch.rand(3, generator=generator) for _ in range(4))
+    return torch.randn(8, 3, 4, 5, generator=generator), *per_channel, torch.rand(8, generator=generator) < 0.6
+
+
+def _norm(training: bool) -> Callable[..., tuple[Tensor, ...]]:
+    def op(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        mean, variance = mean.detach(), variance.detach()  # the tests ask gradients of every argument
+        return ops.masked_batch_norm(x, mean, variance, weight, bias, training, valid_mask=valid), mean, variance
+
+    return op
+
+
 STATIC = [
     *(_static_of(case) for case in MASKED if case.reduction == "mean"),
+    Static("masked_batch_norm-training", _norm(True), _rows),
+    Static("masked_batch_norm-evaluation", _norm(False), _rows),
     Static("fixed_nonzero", lambda x: ops.fixed_nonzero(x, size=9, fill_value=-1), lambda seed: (_overlaps(seed)[0][0] > 0.9,)),
     Static("box_iou", lambda b, s, v: ops.box_iou(b, b, valid_mask1=v, valid_mask2=v), _padded_boxes),
     Static("nms", lambda b, s, v: ops.nms(b, s, 0.3, size=12, valid_mask=v), _padded_boxes),
+    Static(
+        "batched_nms",
+        lambda b, s, v: ops.batched_nms(b, s, (s.detach() * 1e3).long() % 3, 0.3, size=12, valid_mask=v),
+        _padded_boxes,
+    ),
     Static("ssd_match", lambda iou, v: ops.ssd_match(iou, valid_mask=v, threshold=0.5), _overlaps),
     Static(
         "hard_negative_mining",
@@ -227,11 +262,16 @@ STATIC = [
     ),
     Static("fcos_match", lambda b, a, v: ops.fcos_match(b, a, [30, 10], valid_mask=v), _matching),
     Static("balanced_sample", lambda x, k, v: ops.balanced_sample(x, 12, 0.5, valid_mask=v, keys=k), _keyed_labels),
+    Static("project_masks_on_boxes", lambda m, b, k, v: ops.project_masks_on_boxes(m, b, k, 7, valid_mask=v), _masks),
+    Static(
+        "project_box_masks_on_boxes",
+        lambda m, t, b, k, v: ops.project_box_masks_on_boxes(m, t, b, k, 7, valid_mask=v),
+        _box_masks,
+    ),
     Static(
         "multiscale_roi_align",
         lambda fine, coarse, b, v: ops.multiscale_roi_align((fine, coarse), b, 3, scales=[1 / 4, 1 / 8], valid_mask=v),
         _pyramid,
-        on_host_of_xla=frozenset({"aten::_embedding_bag", "aten::_embedding_bag_backward"}),
     ),
 ]
 
