@@ -26,6 +26,7 @@ def mask_loss(
     canvas: tuple[int, int],
     samples: RoISamples,
     targets: Mapping[str, Tensor],
+    image_sizes: Tensor,
 ) -> Tensor:
     """``loss_mask``: the mean over the pixels of all positives' masks, 0 where there is no positive."""
     positives = samples.positives(most_positives(heads))
@@ -34,7 +35,14 @@ def mask_loss(
     with torch.no_grad():
         size, valid_mask = logits.shape[-1], positives.positive
         if "masks" in targets:
-            wanted = project_masks_on_boxes(targets["masks"], positives.boxes, positives.matches, size, valid_mask=valid_mask)
+            wanted = project_masks_on_boxes(
+                targets["masks"],
+                positives.boxes,
+                positives.matches,
+                size,
+                valid_mask=valid_mask,
+                image_sizes=image_sizes,
+            )
         else:
             truth = torch.where(targets["valid_mask"][..., None], targets["boxes"], 0)
             wanted = project_box_masks_on_boxes(

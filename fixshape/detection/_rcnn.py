@@ -67,7 +67,7 @@ class StaticRCNN(StaticDetector):
         samples = sample_proposals(self.roi_heads, proposals, targets, lambda labels: self._keys("roi_heads", labels))
         losses = box_losses(self.roi_heads, features, canvas, samples)
         if self.roi_heads.has_mask():
-            losses["loss_mask"] = mask_loss(self.roi_heads, features, canvas, samples, targets)
+            losses["loss_mask"] = mask_loss(self.roi_heads, features, canvas, samples, targets, image_sizes)
         if self.roi_heads.has_keypoint():
             losses["loss_keypoint"] = keypoint_loss(self.roi_heads, features, canvas, samples, targets)
         all_anchors = torch.cat(anchors)

@@ -21,16 +21,21 @@ _WHERE = "project_masks_on_boxes"
 _CHUNK_BYTES = 2**26  # of masks as floating point numbers, and of what is computed from them, at a time
 
 
-def project_masks_on_boxes(masks: Tensor, boxes: Tensor, matches: Tensor, size: int, *, valid_mask: Tensor) -> Tensor:
+def project_masks_on_boxes(
+    masks: Tensor, boxes: Tensor, matches: Tensor, size: int, *, valid_mask: Tensor, image_sizes: Tensor | None = None
+) -> Tensor:
     """``project_masks_on_boxes`` of torchvision's detection models with a fixed number of masks and boxes per image.
 
-    It is RoIAlign of each box on the mask of its object, on the canvas, with as many samples as the box is large:
-    torchvision/models/detection/roi_heads.py. On the CPU and on CUDA it calls torchvision's op, whose answer it has to the
-    bit; where there is none it multiplies by two matrices of averaged bilinear weights, to rounding (1e-9 in float64). Autocast
-    changes nothing. No gradient passes.
+    It is RoIAlign of each box on the mask of its object, with as many samples as the box is large:
+    torchvision/models/detection/roi_heads.py. There a mask ends where its image ends: samples up to one pixel behind the border
+    count as on it, and those beyond as 0. On a canvas that takes ``image_sizes``; without them masks end with the canvas.
 
-    Boxes may lie outside the canvas and be larger than it: samples more than a pixel outside count as 0, as there. Torchvision's
-    op takes time for each sample, so for the area of a box; the matrices do not.
+    It multiplies by two matrices of averaged bilinear weights, which agrees to rounding (1e-9 in float64). Only without
+    ``image_sizes``, on the CPU and on CUDA, it calls torchvision's op, whose answer it then has to the bit. Autocast changes
+    nothing. No gradient passes.
+
+    Boxes may lie outside the image and be larger than it. Torchvision's op takes time for each sample, so for the area of a
+    box; the matrices do not.
 
     What it does not promise: the op's time for boxes of a million pixels. Clip them to the canvas, as the models do.
 
@@ -41,6 +46,7 @@ def project_masks_on_boxes(masks: Tensor, boxes: Tensor, matches: Tensor, size: 
         matches: [B, P] integers: the mask of each box. A box whose match is not in [0, M) gives 0.
         size: height and width of the answer, at least 1.
         valid_mask: [B, P] bool, True = real. Padding gives 0, whatever its boxes and matches hold.
+        image_sizes: [B, 2] integers, (h, w) of each image at the top left of the canvas; ``None``: all of it.
 
     Returns:
         [B, P, size, size] in the dtype of ``boxes``, float32 at least.
@@ -63,6 +69,8 @@ def project_masks_on_boxes(masks: Tensor, boxes: Tensor, matches: Tensor, size: 
                   [0.0000, 0.0000]]]])
     """
     count = _check_arguments(masks, boxes, matches, size, valid_mask)
+    if image_sizes is not None:
+        check_shape(_WHERE, "image_sizes", image_sizes.shape, (masks.shape[0], 2), "One (height, width) per image.")
     boxes, masks = boxes.detach(), masks.detach()
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
     finite = (boxes[..., 2:] - boxes[..., :2]).isfinite().all(-1)
@@ -70,8 +78,11 @@ def project_masks_on_boxes(masks: Tensor, boxes: Tensor, matches: Tensor, size: 
     boxes = boxes.masked_fill(~valid_mask.unsqueeze(-1), OUTSIDE).flatten(0, 1)
     first = count * torch.arange(len(masks), device=masks.device).unsqueeze(-1)
     rows = torch.where(valid_mask, first + matches, 0).flatten()
-    project = _with_op if boxes.device.type in ("cpu", "cuda") else _with_matrices
-    projected = project(masks.flatten(0, 1), boxes, rows, size)
+    if image_sizes is None and boxes.device.type in ("cpu", "cuda"):
+        projected = _with_op(masks.flatten(0, 1), boxes, rows, size)
+    else:
+        limits = None if image_sizes is None else image_sizes[:, None].expand(*valid_mask.shape, 2).flatten(0, 1)
+        projected = _with_matrices(masks.flatten(0, 1), boxes, rows, size, limits)
     # Padding may point at a mask of NaN, and 0 * NaN is NaN.
     return projected.reshape(*valid_mask.shape, size, size).masked_fill(~valid_mask[..., None, None], 0)
 
@@ -92,17 +103,20 @@ def _with_op(masks: Tensor, boxes: Tensor, rows: Tensor, size: int) -> Tensor:
     return projected
 
 
-def _with_matrices(masks: Tensor, boxes: Tensor, rows: Tensor, size: int) -> Tensor:
-    """The same by products of matrices, as many boxes at a time as the budget holds."""
+def _with_matrices(masks: Tensor, boxes: Tensor, rows: Tensor, size: int, limits: Tensor | None = None) -> Tensor:
+    """The same by products of matrices, on masks that end at ``limits`` [N, 2], as many boxes at a time as the budget holds."""
     height, width = masks.shape[1:]
     numbers = height * width + 4 * 4 * size * (height + width)  # a mask, and what the weights are computed from
     chunk = max(1, _CHUNK_BYTES // (numbers * boxes.element_size()))
     projected = []
     for begin in range(0, len(boxes), chunk):
-        x1, y1, x2, y2 = boxes[begin : begin + chunk].unbind(-1)
-        some = masks.index_select(0, rows[begin : begin + chunk]).to(boxes.dtype)
+        here = slice(begin, begin + chunk)
+        x1, y1, x2, y2 = boxes[here].unbind(-1)
+        last_row, last_column = (None, None) if limits is None else limits[here].unbind(-1)
+        some = masks.index_select(0, rows[here]).to(boxes.dtype)
         with without_autocast(boxes.device.type):
-            projected.append(weights(y1, y2, size, -1, height) @ some @ weights(x1, x2, size, -1, width).mT)
+            down, across = weights(y1, y2, size, -1, height, last_row), weights(x1, x2, size, -1, width, last_column)
+            projected.append(down @ some @ across.mT)
     return torch.cat(projected)
 
 

@@ -42,8 +42,10 @@ def entries(start: Tensor, end: Tensor, bins: int, samples: int, size: Tensor) -
     )
 
 
-def weights(start: Tensor, end: Tensor, bins: int, samples: int, size: int) -> Tensor:
+def weights(start: Tensor, end: Tensor, bins: int, samples: int, size: int, limit: Tensor | None = None) -> Tensor:
     """[N..., bins, size]: the weight of each pixel in each bin. ``samples`` is -1 where their number follows from the box.
+
+    The map ends after ``limit`` [N...] pixels where that is given: what is behind them weighs nothing.
 
     A bin of b pixels then has n = ceil(b) samples, as many as the box is large; but of those few touch a given pixel. A sample
     has a share in a pixel from one pixel below it to one above it, at the borders too, where samples up to one pixel outside
@@ -52,6 +54,7 @@ def weights(start: Tensor, end: Tensor, bins: int, samples: int, size: int) -> T
     either side for rounding.
     """
     bin_start, bin_size = (value.unsqueeze(-1) for value in _bins(start, end, bins))
+    ends = torch.full_like(bin_size, size) if limit is None else limit.to(start.dtype)[..., None, None, None]
     pixel = torch.arange(size, device=start.device, dtype=start.dtype)[:, None]
     count: int | Tensor
     if samples == -1:
@@ -59,14 +62,14 @@ def weights(start: Tensor, end: Tensor, bins: int, samples: int, size: int) -> T
         first = ((pixel - 1 - bin_start) * (number / bin_size) - 1).ceil().clamp(min=0)
         sample = first + torch.arange(_MOST_TOUCHING, device=start.device, dtype=start.dtype)
         at = _samples_at(bin_start, bin_size, sample + 0.5, number)
-        counts = (sample < number) & (at >= -1) & (at <= size)
+        counts = (sample < number) & (at >= -1) & (at <= ends)
         count = number.squeeze(-1)
     else:
         sample = torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5
         at = _samples_at(bin_start, bin_size, sample, samples)
-        counts = (at >= -1) & (at <= size)
+        counts = (at >= -1) & (at <= ends)
         count = samples
-    near = (1 - (at.clamp(0, size - 1) - pixel).abs()).clamp(min=0)
+    near = (1 - (at.clamp(min=0).minimum(ends - 1) - pixel).abs()).clamp(min=0)
     return near.masked_fill(~counts, 0).sum(-1) / count
 
 

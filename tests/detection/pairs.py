@@ -45,10 +45,6 @@ class Pair:
         self.twin.load_state_dict(self.reference.state_dict())
         ours = step(self.twin, *self.pad(images, targets, slots))
         theirs = step(self.reference, [image.clone() for image in images], [dict(target) for target in targets])
-        if self.name == "keypointrcnn":
-            # It shifts all pixels of a softmax alike: its gradient is 0 but for rounding, with no digit to compare.
-            for _, gradients, _ in (ours, theirs):
-                assert gradients.pop("roi_heads.keypoint_predictor.kps_score_lowres.bias").abs().max() < 1e-12
         return ours, theirs
 
     def compare(self, images: list[Tensor], targets: list[dict], slots: int | None = None):

@@ -67,6 +67,30 @@ def test_matrices_equal_torchvision(seed, size):
     check_matrices(masks, boxes, matches, size)
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, CANVAS[0]), st.integers(1, CANVAS[1]))
+def test_masks_end_where_their_image_ends(seed, height, width):
+    """As torchvision's do, which has no canvas: the last pixel goes on for one pixel more, and then there is nothing."""
+    masks, boxes, matches, valid = draw(seed)
+    sizes = torch.tensor([[height, width], CANVAS])
+    got = project_masks_on_boxes(masks, boxes, matches, 7, valid_mask=valid, image_sizes=sizes)
+    for image, (h, w) in enumerate(sizes.tolist()):
+        want = reference(masks[image : image + 1, :, :h, :w], *(part[image : image + 1] for part in (boxes, matches)), 7,
+                         valid_mask=valid[image : image + 1])  # fmt: skip
+        torch.testing.assert_close(got[image : image + 1], want, rtol=1e-9, atol=1e-11)
+
+
+def test_a_canvas_is_not_its_image():
+    """The oracle at work: without the sizes a box at the border of a small image gets other numbers."""
+    masks = torch.ones(1, 1, 8, 8)
+    masks[..., 5:] = 0
+    boxes, matches, valid = torch.tensor([[[1.0, 1.0, 5.0, 5.0]]]), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1) > 0
+    sizes = torch.tensor([[8, 5]])
+    inside = project_masks_on_boxes(masks, boxes, matches, 4, valid_mask=valid, image_sizes=sizes)
+    assert (inside == 1).all()
+    assert not torch.equal(inside, project_masks_on_boxes(masks, boxes, matches, 4, valid_mask=valid))
+
+
 @given(st.integers(1, 60), st.integers(1, 9), st.sampled_from([0.0, 1e-13, 1e-9, 1e-3]), st.floats(-3, 3))
 def test_matrices_equal_torchvision_where_a_sample_more_begins(samples, size, excess, corner):
     """Bins of just over a whole number of pixels, where most samples touch a pixel."""
@@ -202,6 +226,7 @@ def test_xla_has_the_numbers_of_torchvision_from_one_graph_whatever_the_content(
         ({"boxes": torch.zeros(1, 0, 4)}, r"P is 0, expected a whole number of at least 1\.$"),
         ({"matches": torch.zeros(1, 3).long()}, r"matches has shape \(1, 3\), expected \(1, 2\)\. One entry per box\.$"),
         ({"valid_mask": torch.ones(1, 3) > 0}, r"valid_mask has shape \(1, 3\), expected \(1, 2\)\. One entry per box\.$"),
+        ({"image_sizes": torch.ones(2, 2)}, r"image_sizes has shape \(2, 2\), expected \(1, 2\)\. One \(height, width\) per"),
         ({"size": 0}, r"size is 0, expected a whole number of at least 1\.$"),
     ],
 )
