@@ -261,6 +261,5 @@ def call(**changed):
         "valid_mask": torch.ones(1, 2, dtype=torch.bool),
     }
     given.update(changed)
-    return project_masks_on_boxes(
-        *(given[name] for name in ("masks", "boxes", "matches", "size")), valid_mask=given["valid_mask"]
-    )
+    arguments = [given.pop(name) for name in ("masks", "boxes", "matches", "size")]
+    return project_masks_on_boxes(*arguments, **given)
