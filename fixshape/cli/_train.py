@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fixshape.train import TrainSummary
 
 SCHEMA_VERSION = 1
+_DRAWN_SIDE = 320  # pixels that drawn shapes are resized to: their own size is 160 to 480
 
 
 def add_parser(commands: Any) -> None:
@@ -82,8 +83,13 @@ def _build(arguments: argparse.Namespace) -> nn.Module:
 
     from fixshape.detection import DrawnShapes
 
-    num_classes = DrawnShapes.num_classes if arguments.data == "shapes" else 91
-    model: nn.Module = getattr(detection, arguments.model)(weights=None, weights_backbone=None, num_classes=num_classes)
+    drawn = arguments.data == "shapes"
+    options: dict[str, Any] = {"num_classes": DrawnShapes.num_classes if drawn else 91}
+    if "keypoint" in arguments.model:
+        options = {"num_classes": 2, "num_keypoints": DrawnShapes.num_keypoints if drawn else 17}
+    if drawn and "ssd" not in arguments.model:
+        options.update(min_size=_DRAWN_SIDE, max_size=_DRAWN_SIDE)
+    model: nn.Module = getattr(detection, arguments.model)(weights=None, weights_backbone=None, **options)
     if arguments.weights:
         where = f"train: --weights {arguments.weights}"
         try:
@@ -94,7 +100,7 @@ def _build(arguments: argparse.Namespace) -> nn.Module:
         except Exception as error:  # a hostile or broken file may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
             raise CheckpointError(
-                f"{where}: not a state_dict of {arguments.model} with {num_classes} classes ({reason})."
+                f"{where}: not a state_dict of {arguments.model} with {options['num_classes']} classes ({reason})."
             ) from None
     return model.train()
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-MODELS = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
+MODELS = (
+    "ssdlite320_mobilenet_v3_large",
+    "ssd300_vgg16",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "keypointrcnn_resnet50_fpn",
+)
 
 _EPILOG = """examples:
   an SSDlite on drawn shapes, random weights, nothing is downloaded:
@@ -24,6 +37,9 @@ _EPILOG = """examples:
   on COCO annotations, which needs pycocotools:
   $ fixshape train --data coco --annotations instances.json --images DIR --model ssd300_vgg16 --lr 1e-4 --steps 50
 
+  a Mask R-CNN; on drawn shapes all models but the SSDs are resized to 320, on COCO to their own 800 to 1333:
+  $ fixshape train --model maskrcnn_resnet50_fpn --lr 1e-3 --batch-size 2 --steps 8
+
   with torchvision's own forward and batches that are not padded, for comparison:
   $ fixshape train --dynamic --steps 8 --json
 
@@ -39,7 +55,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "train",
         help="train a detection model with static shapes",
-        description="Trains one of torchvision's SSDs with static shapes, and says what compiled and when it stopped.",
+        description="Trains a detection model of torchvision's with static shapes, and says what compiled and when it stopped.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -53,7 +69,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     data.add_argument("--plan", metavar="P.json", help="buckets to pad to (default: one that covers all)")
     data.add_argument("--workers", type=_count, default=0, help="DataLoader worker processes (default: 0)")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", choices=MODELS, default=MODELS[0], help=f"default: {MODELS[0]}")
+    names = f"one of {', '.join(MODELS)} (default: the first)"
+    model.add_argument("--model", choices=MODELS, default=MODELS[0], metavar="NAME", help=names)
     model.add_argument("--weights", metavar="FILE", help="a state_dict to start from (default: random weights)")
     model.add_argument("--dynamic", action="store_true", help="torchvision's own forward and list batches, for comparison")
     run = parser.add_argument_group("run")

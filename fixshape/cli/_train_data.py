@@ -9,38 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models.detection.ssd import SSD
 from torchvision.transforms.v2 import functional
 
 from fixshape.collate import PadToBucket
-from fixshape.detection import CocoSamples, DrawnShapes, host_transform
+from fixshape.detection import CocoSamples, DrawnShapes, host_transform, to_static
 from fixshape.plan import ShapePlan, cover_all
 
-_KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")  # an SSD has no use for masks
+_KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")
 _Transform = Callable[[Any, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 
 class _Prepared(Dataset[tuple[Tensor, dict[str, Any]]]):
     """Samples of another data set, transformed, with the keys that the model has a use for."""
 
-    def __init__(self, samples: Dataset[tuple[Any, dict[str, Any]]], length: int, transform: _Transform) -> None:
+    def __init__(
+        self, samples: Dataset[tuple[Any, dict[str, Any]]], length: int, transform: _Transform, keys: Sequence[str]
+    ) -> None:
         self._samples = samples
         self._length = length
         self._transform = transform
+        self._keys = keys
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         image, target = self._samples[index]
-        return self._transform(image, {key: value for key, value in target.items() if key in _KEYS})
+        target = {key: value for key, value in target.items() if key in self._keys}
+        if "keypoints" in self._keys:  # of persons; a drawn shape stands for one
+            target["labels"] = torch.ones_like(torch.as_tensor(target["labels"]))
+        return self._transform(image, target)
 
 
 def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[Any], ShapePlan | None]:
     """The loader, and the plan that its batches are padded to (``None`` for ``--dynamic``)."""
     samples: CocoSamples | DrawnShapes
+    masks, keypoints = "mask" in arguments.model, "keypoint" in arguments.model
+    keys = (*_KEYS, *(["masks"] if masks else []), *(["keypoints"] if keypoints else []))
     if arguments.data == "coco":
-        samples = CocoSamples(arguments.images, arguments.annotations)
+        samples = CocoSamples(arguments.images, arguments.annotations, masks=masks, keypoints=keypoints)
         sizes = samples.sizes()
     else:
         samples = DrawnShapes(seed=arguments.seed)
@@ -50,14 +57,14 @@ def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[An
     transform: _Transform = _as_tensor
     if not arguments.dynamic:
         resize = host_transform(model)
+        divisible = int(model.get_submodule("transform").size_divisible)  # type: ignore[arg-type]
         fitted = [(*resize.size(height, width), boxes) for height, width, boxes in sizes]
-        plan = ShapePlan.load(arguments.plan) if arguments.plan else cover_all(fitted, multiple_of=1)
+        plan = ShapePlan.load(arguments.plan) if arguments.plan else cover_all(fitted, multiple_of=divisible)
         # As torchvision's training reference: boxes of no width or height are left out; here they are counted.
-        assert isinstance(model, SSD)
-        collate = PadToBucket(plan, num_classes=model.head.classification_head.num_columns, invalid="drop")
+        collate = PadToBucket(plan, num_classes=to_static(model).num_classes, invalid="drop")
         transform = resize
     loader: DataLoader[Any] = DataLoader(
-        _Prepared(samples, len(samples), transform),
+        _Prepared(samples, len(samples), transform, keys),
         arguments.batch_size,
         shuffle=True,
         drop_last=True,

@@ -2,9 +2,9 @@
 
 from fixshape.detection._coco import CocoSamples
 from fixshape.detection._detections import Detections, to_list
+from fixshape.detection._detector import StaticDetector
 from fixshape.detection._drawn import DrawnShapes
 from fixshape.detection._host_transform import HostTransform, host_transform
-from fixshape.detection._ssd import StaticSSD
 from fixshape.detection._static import SUPPORTED, to_static
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Detections",
     "DrawnShapes",
     "HostTransform",
-    "StaticSSD",
+    "StaticDetector",
     "host_transform",
     "to_list",
     "to_static",

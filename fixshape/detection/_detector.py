@@ -23,7 +23,8 @@ _Detector = TypeVar("_Detector", bound="StaticDetector")
 
 
 class StaticDetector(nn.Module):
-    """The common part of what :func:`fixshape.to_static` makes. A model adds ``_losses``, ``_detect`` and its constants.
+    """The common part of what :func:`fixshape.to_static` makes. A model adds ``num_classes``,
+    ``_losses``, ``_detect`` and its constants.
 
     It shares the modules of the model it is made of, under their own names, so that ``state_dict`` has the same keys in the same
     order. Constants (anchors, mean, deviation) are buffers outside of the ``state_dict``, in the parameters' dtype but never
@@ -41,6 +42,11 @@ class StaticDetector(nn.Module):
         self.backbone = model.get_submodule("backbone")
         # Not self.train(...): that would also switch parts which the user has put into evaluation, a frozen batch-norm say.
         self.training = model.training
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, the background included: labels are 0 to this less one."""
+        raise NotImplementedError
 
     def forward(
         self, images: Tensor, targets: Mapping[str, Tensor] | None = None, image_sizes: Tensor | None = None

@@ -39,7 +39,6 @@ class StaticFCOS(StaticDetector):
 
     @property
     def num_classes(self) -> int:
-        """Classes, the background included: labels are 0 to this less one."""
         return int(self.head.classification_head.num_classes)
 
     def _losses(

@@ -54,7 +54,6 @@ class StaticRCNN(StaticDetector):
 
     @property
     def num_classes(self) -> int:
-        """Classes, the background included: labels are 0 to this less one."""
         return int(self.roi_heads.box_predictor.cls_score.out_features)
 
     def _losses(

@@ -56,7 +56,6 @@ class StaticSSD(StaticDetector):
 
     @property
     def num_classes(self) -> int:
-        """Classes, the background included: labels are 0 to this less one."""
         return int(self.head.classification_head.num_columns)
 
     def _losses(

@@ -44,7 +44,7 @@ _STATIC: dict[type, type[StaticDetector]] = {
 }
 
 
-def to_static(model: nn.Module) -> nn.Module:
+def to_static(model: nn.Module) -> StaticDetector:
     """The same model with shapes that depend on the canvas and the number of box slots alone.
 
     Backbone and head are shared, not copied: parameters and ``state_dict`` keys are the same, a checkpoint of either loads into
@@ -59,7 +59,7 @@ def to_static(model: nn.Module) -> nn.Module:
         model: by one of the builders in :data:`fixshape.detection.SUPPORTED`, any number of classes and thresholds.
 
     Returns:
-        A module in the model's mode, on its device and in its dtype.
+        A :class:`fixshape.detection.StaticDetector` in the model's mode, on its device and in its dtype.
 
     Raises:
         ModelError: the model is not supported, is a subclass whose changes would be lost, has a part that is replaced and not

@@ -10,6 +10,8 @@ import torch
 
 from fixshape import ShapePlan
 from fixshape.cli.__main__ import main
+from fixshape.cli._train_arguments import MODELS
+from fixshape.detection import SUPPORTED
 from fixshape.plan import Bucket
 
 KEYS = {
@@ -108,6 +110,39 @@ def test_ssd300_on_real_images(data_folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["op_compiles_per_step"][2:] == [0]
+
+
+def _trains(model: str, *arguments: str) -> dict:
+    done = start("--model", model, "--steps", "3", "--batch-size", "1", "--lr", "1e-4", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["op_compiles_per_step"][2] == 0
+    assert found["boxes_dropped"] == 0
+    return found
+
+
+def test_a_faster_rcnn_on_drawn_shapes():
+    found = _trains("fasterrcnn_mobilenet_v3_large_320_fpn")
+    assert list(found["shapes"]) == ["1x3x320x320, 12 boxes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "keypointrcnn_resnet50_fpn"])
+def test_other_models_on_drawn_shapes(model):
+    _trains(model)
+
+
+@pytest.mark.slow
+def test_masks_of_real_images(data_folder):
+    """At torchvision's own 800 to 1333: three steps of one image."""
+    folder = data_folder / "coco_permissive"
+    files = ("--annotations", str(folder / "instances.json"), "--images", str(folder / "images"))
+    found = _trains("maskrcnn_resnet50_fpn", "--data", "coco", *files)
+    assert len(found["shapes"]) == 1
+
+
+def test_the_models_are_those_of_to_static():
+    assert set(MODELS) == set(SUPPORTED)
 
 
 def _fails(capsys, *arguments: str) -> str:

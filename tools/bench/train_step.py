@@ -191,7 +191,7 @@ def peak_megabytes(arguments: argparse.Namespace, side: str) -> float:
     elif not is_ssd(arguments):
         on_canvas(model, tuple(arguments.canvas))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    for listed, padded, _ in batches(arguments, transformed, samples, 4):
+    for listed, padded, _ in batches(arguments, transformed, samples, 2):
         step(model, optimizer, padded if side == "static" else listed, arguments.device)
     return round(get_backend(arguments.device).peak_memory() / 2**20, 1)
 
