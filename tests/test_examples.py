@@ -9,6 +9,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 SHOWN = {
     "train_ssdlite.py": (["6"], "nothing compiled after step 2"),
+    "mask_rcnn.py": (["4"], "masks at the size of the original images"),
     "masked_loss.py": ([], "the same loss and the same gradients"),
 }
 
