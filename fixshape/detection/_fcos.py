@@ -16,7 +16,7 @@ from fixshape.detection._anchors import GridAnchors
 from fixshape.detection._box_coder import decode_linear, encode_linear
 from fixshape.detection._detections import Detections
 from fixshape.detection._detector import StaticDetector, real_images
-from fixshape.detection._levels import detect_on_levels
+from fixshape.detection._levels import Limits, detect_on_levels
 from fixshape.ops import fcos_match, masked_binary_cross_entropy_with_logits, masked_generalized_box_iou_loss
 
 
@@ -31,10 +31,7 @@ class StaticFCOS(StaticDetector):
         self.head = model.head
         self.anchors = GridAnchors(model.anchor_generator, next(model.parameters()))
         self._radius = model.center_sampling_radius
-        self._score_thresh = model.score_thresh
-        self._nms_thresh = model.nms_thresh
-        self._detections_per_img = model.detections_per_img
-        self._topk_candidates = model.topk_candidates
+        self._limits = Limits.of(model)
         self._make_constants()
 
     @property
@@ -94,10 +91,7 @@ class StaticFCOS(StaticDetector):
             anchors,
             image_sizes,
             decode=decode_linear,
-            score_thresh=self._score_thresh,
-            topk_candidates=self._topk_candidates,
-            nms_thresh=self._nms_thresh,
-            detections_per_img=self._detections_per_img,
+            limits=self._limits,
         )
 
 

@@ -6,6 +6,7 @@ Shapes: B images, A anchors of a level, C classes, N candidates of all levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ from fixshape.detection._box_coder import clip_to_images
 from fixshape.detection._detections import Detections
 
 
+class Limits(NamedTuple):
+    """How many detections a model gives, and how good they have to be."""
+
+    score_thresh: float  #: candidates score more than this
+    topk_candidates: int  #: the most of one level
+    nms_thresh: float  #: of the suppression within a class
+    detections_per_img: int
+
+    @classmethod
+    def of(cls, model: Any) -> Limits:
+        """Those of a torchvision model."""
+        return cls(model.score_thresh, model.topk_candidates, model.nms_thresh, model.detections_per_img)
+
+
 def detect_on_levels(
     scores: Sequence[Tensor],
     codes: Sequence[Tensor],
@@ -22,10 +37,7 @@ def detect_on_levels(
     image_sizes: Tensor,
     *,
     decode: Callable[[Tensor, Tensor], Tensor],
-    score_thresh: float,
-    topk_candidates: int,
-    nms_thresh: float,
-    detections_per_img: int,
+    limits: Limits,
 ) -> Detections:
     """The detections of RetinaNet and FCOS: the best anchors and classes of each level, suppressed over all levels.
 
@@ -37,20 +49,22 @@ def detect_on_levels(
         anchors: [A, 4] of each level.
         image_sizes: [B, 2], (h, w); boxes are cut to it.
         decode: ``(codes, anchors) -> boxes``, any leading dimensions.
-        score_thresh: candidates score more than this.
-        topk_candidates: the most of one level.
-        nms_thresh: of the suppression within a class.
-        detections_per_img: D.
+        limits: of the model.
     """
     found = []
     for score, code, anchor in zip(scores, codes, anchors, strict=True):
         classes = score.shape[2]
-        flat = torch.where(score > score_thresh, score, -1).flatten(1)
-        best, index = flat.topk(min(topk_candidates, flat.shape[1]))
+        flat = torch.where(score > limits.score_thresh, score, -1).flatten(1)
+        best, index = flat.topk(min(limits.topk_candidates, flat.shape[1]))
         row = index.div(classes, rounding_mode="floor")
         boxes = decode(code.gather(1, row[..., None].expand(-1, -1, 4)), anchor[row])
         found.append((clip_to_images(boxes, image_sizes), best, index - row * classes))
     boxes, best, labels = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     return best_of_all_classes(
-        boxes, best, labels, best > score_thresh, iou_threshold=nms_thresh, size=min(detections_per_img, best.shape[1])
+        boxes,
+        best,
+        labels,
+        best > limits.score_thresh,
+        iou_threshold=limits.nms_thresh,
+        size=min(limits.detections_per_img, best.shape[1]),
     )

@@ -16,14 +16,14 @@ from fixshape.detection._anchors import GridAnchors
 from fixshape.detection._box_coder import decode, encode
 from fixshape.detection._detections import Detections
 from fixshape.detection._detector import StaticDetector, real_images
-from fixshape.detection._levels import detect_on_levels
+from fixshape.detection._levels import Limits, detect_on_levels
+from fixshape.detection._settings import match_by
 from fixshape.ops import (
     masked_complete_box_iou_loss,
     masked_distance_box_iou_loss,
     masked_generalized_box_iou_loss,
     masked_l1_loss,
     masked_smooth_l1_loss,
-    match,
 )
 
 _IOU_LOSSES = {
@@ -48,10 +48,7 @@ class StaticRetinaNet(StaticDetector):
         self._coder = model.head.regression_head.box_coder
         self._decoder = model.box_coder  # of the detections; torchvision keeps two
         self._loss_type = model.head.regression_head._loss_type
-        self._score_thresh = model.score_thresh
-        self._nms_thresh = model.nms_thresh
-        self._detections_per_img = model.detections_per_img
-        self._topk_candidates = model.topk_candidates
+        self._limits = Limits.of(model)
         self._make_constants()
 
     @property
@@ -65,14 +62,7 @@ class StaticRetinaNet(StaticDetector):
         outputs = self.head(levels)
         anchors = torch.cat(self.anchors(levels, canvas))
         boxes, labels = targets["boxes"], targets["labels"]
-        matches = match(
-            boxes,
-            anchors,
-            valid_mask=targets["valid_mask"],
-            high_threshold=self._matcher.high_threshold,
-            low_threshold=self._matcher.low_threshold,
-            allow_low_quality_matches=self._matcher.allow_low_quality_matches,
-        )  # [B, A]
+        matches = match_by(self._matcher, boxes, anchors, targets["valid_mask"])  # [B, A]
         real = real_images(targets)[:, None]
         matched = (matches >= 0) & real
         slots = matches.clamp(min=0)
@@ -119,8 +109,5 @@ class StaticRetinaNet(StaticDetector):
             anchors,
             image_sizes,
             decode=lambda codes, anchors: decode(codes, anchors, weights, clip),
-            score_thresh=self._score_thresh,
-            topk_candidates=self._topk_candidates,
-            nms_thresh=self._nms_thresh,
-            detections_per_img=self._detections_per_img,
+            limits=self._limits,
         )

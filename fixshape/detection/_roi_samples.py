@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from fixshape.detection._detector import real_images
-from fixshape.detection._rpn import Proposals, sample_by
-from fixshape.ops import match
+from fixshape.detection._rpn import Proposals
+from fixshape.detection._settings import match_by, sample_by
 
 
 class RoISamples(NamedTuple):
@@ -54,14 +54,7 @@ def sample_proposals(
     valid = torch.cat((proposals.valid_mask, truth_valid), dim=1) & real_images(targets)[:, None]
     # The unit square where there is no box: a width of 0 would give infinities later on.
     boxes = torch.where(valid[..., None], boxes, _unit_square(boxes))
-    matches = match(
-        truth,
-        boxes,
-        valid_mask=truth_valid,
-        high_threshold=heads.proposal_matcher.high_threshold,
-        low_threshold=heads.proposal_matcher.low_threshold,
-        allow_low_quality_matches=heads.proposal_matcher.allow_low_quality_matches,
-    )
+    matches = match_by(heads.proposal_matcher, truth, boxes, truth_valid)
     slots = matches.clamp(min=0)
     labels = torch.where(truth_valid, targets["labels"], 0).gather(1, slots)
     labels = torch.where(matches >= 0, labels, torch.where(matches == heads.proposal_matcher.BETWEEN_THRESHOLDS, -1, 0))

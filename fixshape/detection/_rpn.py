@@ -19,8 +19,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from fixshape.detection._best import best_of_each_group
 from fixshape.detection._box_coder import clip_to_images, decode, encode
 from fixshape.detection._detector import real_images
-from fixshape.ops import balanced_sample, masked_binary_cross_entropy_with_logits, masked_smooth_l1_loss, match
-from fixshape.ops._sampling import BalancedSample
+from fixshape.detection._settings import match_by, sample_by
+from fixshape.ops import masked_binary_cross_entropy_with_logits, masked_smooth_l1_loss
 
 
 class Proposals(NamedTuple):
@@ -90,14 +90,7 @@ def rpn_losses(
         keys: [B, A] that decide the sampling; ``None``: drawn.
     """
     boxes = targets["boxes"]
-    matches = match(
-        boxes,
-        anchors,
-        valid_mask=targets["valid_mask"],
-        high_threshold=rpn.proposal_matcher.high_threshold,
-        low_threshold=rpn.proposal_matcher.low_threshold,
-        allow_low_quality_matches=rpn.proposal_matcher.allow_low_quality_matches,
-    )
+    matches = match_by(rpn.proposal_matcher, boxes, anchors, targets["valid_mask"])
     labels = (matches >= 0).long() - (matches == rpn.proposal_matcher.BETWEEN_THRESHOLDS).long()
     labels = torch.where(real_images(targets)[:, None], labels, -1)
     sample = sample_by(rpn.fg_bg_sampler, labels, None, keys)
@@ -117,12 +110,6 @@ def rpn_losses(
         objectness, sample.positive.to(objectness.dtype), valid_mask=sample.valid_mask
     )
     return {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
-
-
-def sample_by(sampler: object, labels: Tensor, valid_mask: Tensor | None, keys: Tensor | None) -> BalancedSample:
-    """:func:`fixshape.ops.balanced_sample` with the size and the fraction of a torchvision sampler."""
-    size, fraction = sampler.batch_size_per_image, sampler.positive_fraction  # type: ignore[attr-defined]
-    return balanced_sample(labels, size, fraction, valid_mask=valid_mask, keys=keys)
 
 
 def is_large(boxes: Tensor, min_size: float) -> Tensor:
