@@ -5,6 +5,7 @@ No code path changes with it. Each also puts a torchvision model on a fixed canv
 
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 from torchvision.models import detection, mobilenet_v3_large, resnet
@@ -135,7 +136,14 @@ BUILDERS = {
         keypointrcnn,
     )
 }
+VARIANTS = ("retinanet_v2", "fasterrcnn", "fasterrcnn_mobilenet", "maskrcnn_v2")
+"""What differs from another one in a part alone: their long tests are marked slow."""
 RCNNS = tuple(name for name in BUILDERS if "rcnn" in name)
+
+
+def with_slow_variants() -> list:
+    """The names for ``pytest.mark.parametrize``."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in BUILDERS]
 
 
 def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -49,8 +49,10 @@ def test_float32_boxes_in_a_float64_model(pair):
     pair.compare(images, [{**target, "boxes": target["boxes"].float()} for target in targets])
 
 
-def test_every_state_of_a_10_step_trajectory(pair):
+@pytest.mark.parametrize("name", reduced.with_slow_variants())
+def test_every_state_of_a_10_step_trajectory(name):
     """Of drawn batches, the first of them once more at the end."""
+    pair = Pair(name)
     samples = drawn_samples(20)
     batches = [[pair.fitted(samples[2 * number + index]) for index in range(2)] for number in range(10)]
     optimizer = torch.optim.SGD(pair.reference.parameters(), lr=5e-3, momentum=0.9)
