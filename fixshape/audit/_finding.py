@@ -8,7 +8,7 @@ from typing import Literal
 
 from fixshape.audit._report import AuditReport, Location, Phase
 
-Status = Literal["finished", "stopped", "exited", "raised", "interrupted", "terminated"]
+Status = Literal["running", "finished", "stopped", "exited", "raised", "interrupted", "terminated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,8 @@ class Audit:
         predicted: for each kind of device, compiles of each step: ``{"npu": (582, 144, 0), "xla": (1, 1, 0)}``.
         inputs: for each key of the loader's batches, how often each shape came: ``{"images[0]": {"f32[3, 480, 640]": 2}}``.
         status: how the recording ended: ``"finished"`` after its steps or with the script, ``"stopped"`` by the number of
-            steps, ``"exited"`` or ``"raised"`` by the script itself, ``"interrupted"`` (SIGINT), ``"terminated"`` (SIGTERM).
+            steps, ``"exited"`` or ``"raised"`` by the script itself, ``"interrupted"`` (SIGINT), ``"terminated"`` (SIGTERM);
+            ``"running"`` in what is written after each step, which stays where the process ends without a word.
         exit_code: of the script, where it exited or raised.
         command: what was audited, ``"train.py --lr 0.01"``.
         versions: of python, torch and what else matters.

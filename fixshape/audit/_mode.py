@@ -14,6 +14,7 @@ from fixshape.audit._operator import leaves_device
 from fixshape.audit._phase import PhaseTracker
 from fixshape.audit._record import COMPILES, DYNAMIC, LAUNCHES, SYNCS, Record
 from fixshape.audit._report import Kind
+from fixshape.audit._trace import Trace
 
 _getpid = os.getpid
 _GUARDS_KNOW_MODES = hasattr(torch._C._dynamo.guards, "set_is_in_mode_without_ignore_compile_internals")
@@ -24,10 +25,11 @@ class RecorderMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
-    def __init__(self, record: Record, phase: PhaseTracker) -> None:
+    def __init__(self, record: Record, phase: PhaseTracker, trace: Trace | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._record = record
         self._phase = phase
+        self._trace = trace
         self._process = _getpid()
 
     @classmethod
@@ -43,35 +45,41 @@ class RecorderMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         record = self._record
         operator, keys = record.operators.get(func) or record.meet(func)
-        if operator.idle:
+        if operator.idle and self._trace is None:
             return func(*args, **kwargs)
         phase = self._phase.current()
-        counts = record.open_counts[phase]
-        launches, syncs = operator.launches, operator.syncs
-        if operator.copies:
-            moves, waits = leaves_device(args, kwargs)
-            launches, syncs = not moves, waits
+        key: tuple[Any, ...] = ()
         kinds: list[Kind] = []
-        if launches:
-            counts[LAUNCHES] += 1
-            record.launches += 1
-            key = op_key(args, kwargs)
-            try:
-                is_new = key not in keys
-            except TypeError:
-                key = hashable_key(key)
-                is_new = key not in keys
-            if is_new:
-                keys.add(key)
-                counts[COMPILES] += 1
-                record.compiles += 1
-                kinds.append("compile")
-        if operator.dynamic is not None and operator.dynamic(args, kwargs):
-            counts[DYNAMIC] += 1
-            kinds.append("dynamic")
-        if syncs:
-            counts[SYNCS] += 1
-            kinds.append("sync")
+        if not operator.idle:
+            counts = record.open_counts[phase]
+            launches, syncs = operator.launches, operator.syncs
+            if operator.copies:
+                moves, waits = leaves_device(args, kwargs)
+                launches, syncs = not moves, waits
+            if launches:
+                counts[LAUNCHES] += 1
+                record.launches += 1
+                key = op_key(args, kwargs)
+                try:
+                    is_new = key not in keys
+                except TypeError:
+                    key = hashable_key(key)
+                    is_new = key not in keys
+                if is_new:
+                    keys.add(key)
+                    counts[COMPILES] += 1
+                    record.compiles += 1
+                    kinds.append("compile")
+            if operator.dynamic is not None and operator.dynamic(args, kwargs):
+                counts[DYNAMIC] += 1
+                kinds.append("dynamic")
+            if syncs:
+                counts[SYNCS] += 1
+                kinds.append("sync")
+        # The frame is handed on and given no name here: one that knows itself would live, with its tensors, until garbage is
+        # collected. In an autograd thread there is no other frame.
+        if self._trace is not None:
+            return self._trace.run(func, operator, phase, args, kwargs, key, kinds, sys._getframe())
         if kinds:
-            record.note(kinds, operator.name, phase, args, kwargs, sys._getframe())  # in an autograd thread there is no other
+            record.note(kinds, operator.name, phase, args, kwargs, record.frames.place(sys._getframe()))
         return func(*args, **kwargs)

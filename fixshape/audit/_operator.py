@@ -24,6 +24,7 @@ class Operator:
         launches: it does work on data.
         syncs: it makes the host wait for a value.
         copies: it may carry data from one device to another, and is then judged by where to.
+        is_view: it gives another view of the data that goes in.
         dynamic: tells of one call whether its output shape depends on tensor values; ``None`` where none can.
     """
 
@@ -31,6 +32,7 @@ class Operator:
     launches: bool
     syncs: bool
     copies: bool
+    is_view: bool
     dynamic: Condition | None
 
     @property
@@ -43,12 +45,13 @@ def classify(func: Any) -> Operator:
     """What the overload ``func`` is. A higher-order operator has no schema: it counts as one launch."""
     name = str(func)
     if not isinstance(func, torch._ops.OpOverload):
-        return Operator(name, launches=True, syncs=False, copies=False, dynamic=None)
+        return Operator(name, launches=True, syncs=False, copies=False, is_view=False, dynamic=None)
     return Operator(
         name,
         launches=_launches(func, name),
         syncs=torch.Tag.data_dependent_output in func.tags,
         copies=name in _COPIES,
+        is_view=func.is_view,
         dynamic=_DYNAMIC.get(name, _always if torch.Tag.dynamic_output_shape in func.tags else None),
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any
 
-from fixshape.audit._frames import locate
+from fixshape.audit._frames import Frames, Place
 from fixshape.audit._key import describe
 from fixshape.audit._operator import Operator, classify
 from fixshape.audit._report import KINDS, PHASES, AuditReport, Kind, OpEvent, Origin, PhaseCounts, StepCounts
@@ -20,6 +19,7 @@ class Record:
     """Counts of the open step as lists of ints (phase, then what), as they rise at every launch; all else as reported."""
 
     def __init__(self) -> None:
+        self.frames = Frames()
         self.operators: dict[Any, tuple[Operator, set[tuple[Any, ...]]]] = {}
         self.open_counts = _zeros()
         self.launches = 0
@@ -37,29 +37,51 @@ class Record:
         return entry
 
     def note(
-        self, kinds: Sequence[Kind], name: str, phase: int, args: Sequence[Any], kwargs: Mapping[str, Any], frame: FrameType
+        self,
+        kinds: Sequence[Kind],
+        name: str,
+        phase: int,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        place: Place,
+        cause: Origin | None = None,
     ) -> None:
         """Takes down that one op did what ``kinds`` say."""
-        site, caller = locate(frame)
         shapes, arguments = describe(args, kwargs)
-        step = len(self._steps)
+        site, caller, module, node = place
         for kind in kinds:
-            self._origins[Origin(kind=kind, op=name, phase=PHASES[phase], site=site, caller=caller)] += 1
             event = OpEvent(
-                kind=kind, op=name, phase=PHASES[phase], site=site, caller=caller, shapes=shapes, arguments=arguments, step=step
+                kind=kind,
+                op=name,
+                phase=PHASES[phase],
+                site=site,
+                caller=caller,
+                module=module,
+                node=node,
+                shapes=shapes,
+                arguments=arguments,
+                step=self.step,
+                cause=cause if kind == "compile" else None,
             )
-            if kind == "compile" and len(self.open_compiles) < MOST_EVENTS:
-                self.open_compiles.append(event)
-            if self._kept[kind] < MOST_EVENTS:
-                self._kept[kind] += 1
-                self._events.append(event)
-            else:
-                self._left_out[kind] += 1
+            self._origins[origin_of(event)] += 1
+            self._keep(event)
+
+    def note_input(self, origin: Origin, tensor: Any) -> None:
+        """Takes down that a tensor came in with another shape."""
+        shapes, _ = describe((tensor,), {})
+        self._origins[origin] += 1
+        self._keep(OpEvent(kind="input", op="", phase="forward", site=origin.site, caller=origin.caller, shapes=shapes, step=self.step))
+
+    @property
+    def step(self) -> int:
+        """Index of the open step."""
+        return len(self._steps)
 
     def close_step(self) -> None:
         self._steps.append(self.open_step())
         self.open_counts[:] = _zeros()
         self.open_compiles = []
+        self.frames.modules.forget()
 
     def open_step(self) -> StepCounts:
         return StepCounts(*(PhaseCounts(*row) for row in self.open_counts))
@@ -71,6 +93,22 @@ class Record:
             steps.append(rest)
         left_out = {kind: self._left_out[kind] for kind in KINDS}
         return AuditReport(tuple(steps), tuple(self._events), left_out, dict(self._origins))
+
+    def _keep(self, event: OpEvent) -> None:
+        if event.kind == "compile" and len(self.open_compiles) < MOST_EVENTS:
+            self.open_compiles.append(event)
+        if self._kept[event.kind] < MOST_EVENTS:
+            self._kept[event.kind] += 1
+            self._events.append(event)
+        else:
+            self._left_out[event.kind] += 1
+
+
+def origin_of(event: OpEvent) -> Origin:
+    """What the event has in common with others of its place."""
+    return Origin(
+        kind=event.kind, op=event.op, phase=event.phase, site=event.site, caller=event.caller, module=event.module, node=event.node
+    )
 
 
 def _zeros() -> list[list[int]]:

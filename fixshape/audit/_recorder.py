@@ -8,6 +8,7 @@ from fixshape.audit._mode import RecorderMode
 from fixshape.audit._phase import PhaseTracker
 from fixshape.audit._record import Record
 from fixshape.audit._report import AuditReport, OpEvent, StepCounts
+from fixshape.audit._trace import Trace
 
 
 class OpRecorder:
@@ -31,6 +32,14 @@ class OpRecorder:
 
     It may be left and entered again, and goes on where it was; entered twice at once, it counts once.
 
+    With lines, an op of the backward pass is given the lines and the module of its forward op, as far as the forward pass ran
+    in the same step and in the thread that entered the recorder; and each op compile the dynamic op or the varying input that
+    its shapes descend from (:attr:`AuditReport.causes`).
+
+    Args:
+        lines: follow each op's place and each tensor's shape from op to op. Without, a step costs less, and a report has no
+            causes and no graphs, and ops of the backward pass have the line of ``loss.backward()``; the counts are the same.
+
     Example:
         >>> import torch
         >>> rows, more_rows = torch.ones(2, 3), torch.ones(4, 3)
@@ -43,15 +52,18 @@ class OpRecorder:
         [(2, 2), (2, 0), (2, 2)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lines: bool = True) -> None:
         self._record = Record()
+        self._trace = Trace(self._record) if lines else None
         self._phase = PhaseTracker()
         self._mode: RecorderMode | None = None
         self._depth = 0
 
     def __enter__(self) -> OpRecorder:
         if self._depth == 0:
-            mode = RecorderMode(self._record, self._phase)
+            mode = RecorderMode(self._record, self._phase, self._trace)
+            if self._trace is not None:
+                self._trace.enter()
             mode.__enter__()  # type: ignore[no-untyped-call]
             self._mode = mode
             self._phase.install()
@@ -70,6 +82,8 @@ class OpRecorder:
     def step(self) -> None:
         """Ends a step: what is counted from here on belongs to the next one."""
         self._record.close_step()
+        if self._trace is not None:
+            self._trace.close_step()
         self._phase.reset()
 
     @property
@@ -94,4 +108,5 @@ class OpRecorder:
 
     def report(self) -> AuditReport:
         """All that was recorded so far. Ops after the last :meth:`step` are a last step of their own, if there are any."""
-        return self._record.report()
+        report = self._record.report()
+        return report if self._trace is None else self._trace.complete(report)

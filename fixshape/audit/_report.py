@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Literal, TypeVar
 
 from fixshape._check import check_choice
 
 Phase = Literal["forward", "backward", "optimizer"]
-Kind = Literal["compile", "dynamic", "sync"]
+Kind = Literal["compile", "dynamic", "sync", "input"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")
-KINDS: tuple[Kind, ...] = ("compile", "dynamic", "sync")
+KINDS: tuple[Kind, ...] = ("compile", "dynamic", "sync", "input")
 _Key = TypeVar("_Key")
 
 
@@ -44,13 +44,18 @@ class Origin:
     """Which op did what, and where: all that an event has but its shapes and its step.
 
     Args:
-        kind: ``"compile"`` (first launch of a key), ``"dynamic"`` (the output shape depended on tensor values) or ``"sync"``
-            (the host waited for a value).
-        op: the operator overload, ``"aten.add.Tensor"``.
+        kind: ``"compile"`` (first launch of a key), ``"dynamic"`` (the output shape depended on tensor values), ``"sync"`` (the
+            host waited for a value) or ``"input"`` (a tensor came into the step with another shape than before).
+        op: the operator overload, ``"aten.add.Tensor"``; ``""`` of an input.
         phase: ``"forward"``, ``"backward"`` or ``"optimizer"``.
-        site: innermost line outside torch and the standard library; ``None`` where no Python was running.
-        caller: innermost line outside torchvision and fixshape too. For an op of the backward pass both are the line that
-            started it (``loss.backward()``), on a device whose backward pass runs in another thread ``None``.
+        site: innermost line outside torch and the standard library; ``None`` where no Python was running. An op of the backward
+            pass has the line of its forward op, or its own where Python computes the gradient. Of an input: as ``caller``.
+        caller: innermost line outside torchvision and fixshape too.
+        module: path of the running module as the outermost running one names it, ``"roi_heads.box_head.fc6"``; the class of the
+            outermost one itself; ``""`` where none ran. An op of the backward pass has the module of its forward op.
+        node: autograd's name of the node that ran an op of the backward pass of which no forward line is known (gradients that
+            are accumulated, a forward pass before the recording): its lines are then those of ``loss.backward()``, on a device
+            whose backward pass runs in another thread ``None``.
     """
 
     kind: Kind
@@ -58,16 +63,19 @@ class Origin:
     phase: Phase
     site: Location | None = None
     caller: Location | None = None
+    module: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpEvent(Origin):
-    """One op compile, dynamic-shape op or host sync.
+    """One op compile, dynamic-shape op, host sync or input of another shape.
 
     Args:
         shapes: dtype and shape of each tensor that went in, ``("f32[4, 3]", "i64[7]")``; a list of tensors is one text.
         arguments: the other arguments of the key in order, ``("1", "keepdim=True")``; floats, being no part of it, are left out.
         step: index of the step, from 0.
+        cause: of an op compile: the dynamic op or the varying input that its shapes descend from, where one is known.
 
     Example:
         >>> str(OpEvent(kind="compile", op="aten.sum.dim_IntList", phase="forward", shapes=("f32[4, 3]",), arguments=("[1]",)))
@@ -80,6 +88,7 @@ class OpEvent(Origin):
     shapes: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     step: int = 0
+    cause: Origin | None = None
 
     def __str__(self) -> str:
         call = f"{self.op}({', '.join(self.shapes + self.arguments)})"
@@ -170,6 +179,11 @@ class AuditReport:
         events: the first events of each kind, in order.
         left_out: how many events of each kind are not in ``events``.
         origins: how often each origin occurred, with those that were left out.
+        causes: of each dynamic op and each varying input that op compiles after the warm-up follow from, how many do: from the
+            third step on, each under one cause, the first in its step that a shape of the compile descends from. Shapes are
+            followed from tensor to tensor; a size that Python reads (``len(x)``, ``.item()``) and makes a tensor with is not.
+        graphs: compiles of each step by a device that compiles graphs, as :func:`fixshape.audit.predict` says; ``()`` unless
+            lines were recorded.
 
     Example:
         >>> origin = Origin(kind="dynamic", op="aten.nonzero.default", phase="forward", site=Location("_utils.py", 412))
@@ -182,6 +196,8 @@ class AuditReport:
     events: tuple[OpEvent, ...]
     left_out: Mapping[Kind, int]
     origins: Mapping[Origin, int]
+    causes: Mapping[Origin, int] = field(default_factory=dict)
+    graphs: tuple[int, ...] = ()
 
     def total(self) -> StepCounts:
         """All steps together."""
@@ -191,7 +207,7 @@ class AuditReport:
         """How many events of a kind each operator had.
 
         Args:
-            kind: ``"compile"``, ``"dynamic"`` or ``"sync"``.
+            kind: ``"compile"``, ``"dynamic"``, ``"sync"`` or ``"input"``.
 
         Raises:
             ShapeError: ``kind`` is none of them.
@@ -202,7 +218,7 @@ class AuditReport:
         """How many events of a kind each line outside torch had; libraries count as lines. Arguments as :meth:`by_operator`.
 
         Raises:
-            ShapeError: ``kind`` is none of the three.
+            ShapeError: ``kind`` is none of the four.
         """
         return self._by("by_site", kind, lambda origin: origin.site)
 
@@ -210,7 +226,7 @@ class AuditReport:
         """How many events of a kind each line of the user's own code had. Arguments as :meth:`by_operator`.
 
         Raises:
-            ShapeError: ``kind`` is none of the three.
+            ShapeError: ``kind`` is none of the four.
         """
         return self._by("by_caller", kind, lambda origin: origin.caller)
 

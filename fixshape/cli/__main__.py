@@ -9,12 +9,15 @@ import traceback
 from collections.abc import Sequence
 
 from fixshape import __version__
-from fixshape.cli import _env, _train
+from fixshape.cli import _audit, _env, _explain, _train
+from fixshape.cli._audit_arguments import split
 from fixshape.cli._exit import ExitCode
 from fixshape.errors import FixshapeError, NonFiniteLossError, ShapeDriftError
 
 _EPILOG = """examples:
   $ fixshape train           the main job on drawn shapes, in about a minute; nothing is downloaded
+  $ fixshape audit train.py  what is dynamic in a training script, where, and what it costs
+  $ fixshape explain FS101   what a finding of the audit means, and the rewrite
   $ fixshape env             what can be used here, and why not the rest
   $ fixshape train --help    more, with output
 
@@ -37,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fixshape {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (_train, _env):
+    for command in (_train, _audit, _explain, _env):
         command.add_parser(commands)
     return parser
 
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # With a vendor's plug-in installed, torch loads it at import, and fails where that vendor's driver is missing.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    parsed = make_parser().parse_args(arguments)
+    own, script_arguments = split(sys.argv[1:] if arguments is None else arguments)
+    parsed = make_parser().parse_args(own, argparse.Namespace(script_arguments=script_arguments))
     try:
         code: int = parsed.run(parsed)
     except (ShapeDriftError, NonFiniteLossError) as error:

@@ -1,10 +1,10 @@
-"""What the recorder costs: an SSDlite training step with it against the same step without, one after the other in turn.
+"""What the recorder costs: an SSDlite training step with it, and with torch's own modes, against the same step with none.
 
     python tools/bench/recorder.py [--steps 20] [--json]
 
 Two workloads, torchvision's own ``ssdlite320_mobilenet_v3_large``, batch 2, SGD: images and boxes of one size (few new keys, so
-the cost of counting), and of random sizes (many new keys, so the cost of lines and texts too). The figure is the median over
-pairs of neighbouring steps of ``seconds with / seconds without``.
+the cost of counting), and of random sizes (many new keys, so the cost of texts and causes too). Each step is run once with each
+mode, one after the other in an order that turns; the figure is the median over steps of ``seconds with / seconds without``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torchvision
+from torch.utils._debug_mode import DebugMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from fixshape.audit import OpRecorder
 
@@ -26,7 +30,7 @@ Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="pairs of steps per workload")
+    parser.add_argument("--steps", type=int, default=20, help="steps per workload")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args()
@@ -36,13 +40,12 @@ def main() -> None:
         print(json.dumps({"torch": torch.__version__, "threads": options.threads, **results}))
         return
     for name, result in results.items():
-        print(
-            f"{name:8} {result['ratio']:.3f}x  ({result['without_ms']:.0f} ms without, {result['with_ms']:.0f} ms with;"
-            f" per step {result['launches']:.0f} launches, {result['compiles']:.0f} op compiles)"
-        )
+        print(f"{name}: {result['launches']:.0f} launches and {result['compiles']:.0f} op compiles a step")
+        for mode, milliseconds in result["milliseconds"].items():
+            print(f"    {mode:20} {milliseconds:5.0f} ms  {result['ratios'][mode]:.3f}x")
 
 
-def measure(make_batch: Callable[[random.Random], Batch], pairs: int) -> dict[str, float]:
+def measure(make_batch: Callable[[random.Random], Batch], steps: int) -> dict[str, Any]:
     torch.manual_seed(0)
     rng = random.Random(0)
     model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
@@ -54,28 +57,37 @@ def measure(make_batch: Callable[[random.Random], Batch], pairs: int) -> dict[st
         sum(losses.values()).backward()
         optimizer.step()
 
-    recorder = OpRecorder()
+    counting, lines = OpRecorder(lines=False), OpRecorder()
+    modes: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+        "none": nullcontext,
+        "counting": lambda: counting,
+        "with lines": lambda: lines,
+        "FlopCounterMode": lambda: FlopCounterMode(display=False),
+        "DebugMode": DebugMode,
+    }
     for _ in range(2):  # warm-up: the keys of the step, momentum buffers, allocator
-        with recorder:
-            step(make_batch(rng))
-    recorder.step()
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for pair in range(pairs):
-        batch = make_batch(rng)  # both of a pair have the same work; who goes first changes
-        for recorded in (True, False) if pair % 2 else (False, True):
+        for mode in modes.values():
+            with mode():
+                step(make_batch(rng))
+        counting.step()
+        lines.step()
+    seconds: dict[str, list[float]] = {name: [] for name in modes}
+    for number in range(steps):
+        batch = make_batch(rng)  # the same work for all of them
+        names = list(modes)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
             begin = time.perf_counter()
-            if recorded:
-                with recorder:
-                    step(batch)
-            else:
+            with modes[name]():
                 step(batch)
-            seconds[recorded].append(time.perf_counter() - begin)
-        recorder.step()
-    steady = recorder.report().steps[1:]
+            seconds[name].append(time.perf_counter() - begin)
+        counting.step()
+        lines.step()
+    steady = lines.report().steps[2:]
     return {
-        "ratio": statistics.median(a / b for a, b in zip(seconds[True], seconds[False], strict=True)),
-        "with_ms": 1e3 * statistics.median(seconds[True]),
-        "without_ms": 1e3 * statistics.median(seconds[False]),
+        "ratios": {
+            name: statistics.median(a / b for a, b in zip(taken, seconds["none"], strict=True)) for name, taken in seconds.items()
+        },
+        "milliseconds": {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()},
         "launches": statistics.mean(counts.launches for counts in steady),
         "compiles": statistics.mean(counts.compiles for counts in steady),
     }
