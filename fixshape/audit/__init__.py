@@ -3,6 +3,7 @@
 from fixshape.audit._finding import Audit, Finding
 from fixshape.audit._inputs import inputs
 from fixshape.audit._merge import merge
+from fixshape.audit._predict import predict
 from fixshape.audit._recorder import OpRecorder
 from fixshape.audit._report import AuditReport, Location, OpEvent, Origin, PhaseCounts, StepCounts
 from fixshape.audit._run import run
@@ -20,6 +21,7 @@ __all__ = [
     "StepCounts",
     "inputs",
     "merge",
+    "predict",
     "run",
     "step",
 ]

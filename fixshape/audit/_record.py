@@ -26,6 +26,7 @@ class Record:
         self.compiles = 0
         self.open_compiles: list[OpEvent] = []
         self._steps: list[StepCounts] = []
+        self._distinct: dict[StepCounts, StepCounts] = {}  # steady steps are one object, however many they are
         self._events: list[OpEvent] = []
         self._kept: Counter[Kind] = Counter()
         self._left_out: Counter[Kind] = Counter()
@@ -70,7 +71,9 @@ class Record:
         """Takes down that a tensor came in with another shape."""
         shapes, _ = describe((tensor,), {})
         self._origins[origin] += 1
-        self._keep(OpEvent(kind="input", op="", phase="forward", site=origin.site, caller=origin.caller, shapes=shapes, step=self.step))
+        self._keep(
+            OpEvent(kind="input", op="", phase="forward", site=origin.site, caller=origin.caller, shapes=shapes, step=self.step)
+        )
 
     @property
     def step(self) -> int:
@@ -78,7 +81,8 @@ class Record:
         return len(self._steps)
 
     def close_step(self) -> None:
-        self._steps.append(self.open_step())
+        counts = self.open_step()
+        self._steps.append(self._distinct.setdefault(counts, counts))
         self.open_counts[:] = _zeros()
         self.open_compiles = []
         self.frames.modules.forget()
@@ -107,7 +111,13 @@ class Record:
 def origin_of(event: OpEvent) -> Origin:
     """What the event has in common with others of its place."""
     return Origin(
-        kind=event.kind, op=event.op, phase=event.phase, site=event.site, caller=event.caller, module=event.module, node=event.node
+        kind=event.kind,
+        op=event.op,
+        phase=event.phase,
+        site=event.site,
+        caller=event.caller,
+        module=event.module,
+        node=event.node,
     )
 
 

@@ -17,7 +17,7 @@ def test_events_beyond_the_bound_are_counted_and_not_listed(monkeypatch):
         rows.nonzero()
     report = recorder.report()
     assert [event.kind for event in report.events] == ["compile"] * 3 + ["dynamic"]
-    assert report.left_out == {"compile": 3, "dynamic": 0, "sync": 0}
+    assert report.left_out == {"compile": 3, "dynamic": 0, "sync": 0, "input": 0}
     assert report.by_operator() == {"aten.sin.default": 5, "aten.nonzero.default": 1}
     assert report.total().compiles == recorder.compiles == 6
     assert sum(report.by_caller().values()) == 6
