@@ -9,6 +9,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+collect_ignore = ["audit/scripts"]  # programs that tests run; --doctest-modules would import them
+
 # A build of torch with a vendor's plug-in installed loads it at import and fails where that vendor's driver is missing.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
