@@ -160,7 +160,16 @@ def test_a_script_that_swallows_sigterm_ends_at_its_next_batch(tmp_path):
 
 def _signalled(folder: Path, source: str, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "fixshape.cli", "audit", write(folder, source), "--format", "json"]
-    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run as a shell's background job inherit a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     until = time.monotonic() + 60
     while not (folder / "ready").exists() and time.monotonic() < until:
         time.sleep(0.05)

@@ -163,7 +163,7 @@ def test_our_own_recorder_finds_nothing_and_nothing_compiles_after_the_warm_up(p
             optimizer.zero_grad(set_to_none=True)
             sum(model(*batch).values()).backward()
             optimizer.step()
-            compiles.append(recorder.current_compiles)
+            compiles.append(recorder.current.compiles)
             recorder.step()
     total = recorder.report().total()
     assert (total.dynamic, total.syncs) == (0, 0), [str(event) for event in recorder.report().events if event.kind != "compile"]
