@@ -35,7 +35,7 @@ def opened(folder, page, *lines):
     file = folder / "page.html"
     file.write_text(page, encoding="utf-8")
     command = [sys.executable, str(Path(__file__).with_name("browser.py")), str(file), json.dumps(lines)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"pip install -e '.[browser]' installs the browser.\n{done.stdout}\n{done.stderr}"
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["requests"] == [file.as_uri()] and told["console"] == [] and told["dialogues"] == []

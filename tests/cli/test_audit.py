@@ -302,7 +302,7 @@ def test_a_script_that_swallows_the_stop_is_ended(script):
     swallowing = SCRIPT.replace("for rows in", "while True:\n try:\n  for rows in").replace("\n    ", "\n   ")
     Path("train.py").write_text(swallowing + "\n except BaseException: pass\n")
     command = [sys.executable, "-m", "fixshape.cli", "audit", "train.py", "--steps", "3", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert from_json(done.stdout).status == "stopped"
 
