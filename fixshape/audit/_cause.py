@@ -25,7 +25,6 @@ from fixshape.audit._backward import ForwardOp
 from fixshape.audit._frames import Place
 from fixshape.audit._report import Origin
 
-WARM_UP = 2  # steps
 _Sources = int  # a set of causes of the open step: bit n for the n-th that came up
 _NONE: dict[int, int] = {}
 # Dynamic inside, with an output of the input's shape.

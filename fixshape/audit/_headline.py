@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fixshape.audit._finding import Audit, Finding
-from fixshape.audit._report import Location
+from fixshape.audit._report import WARM_UP, Location
 
-WARM_UP = 2
 _LINES = 3
 _STEPS_SHOWN = 8
 

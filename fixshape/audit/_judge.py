@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 
 import fixshape
 from fixshape.audit._finding import Finding
-from fixshape.audit._report import AuditReport, Location, OpEvent, Origin, Phase
+from fixshape.audit._report import WARM_UP, AuditReport, Location, OpEvent, Origin, Phase
 from fixshape.audit._rules import DRAWS, called, code_of, device_code, standing
 from fixshape.audit._source import enclosing, read_line
 from fixshape.audit._suggest import suggest
 
-WARM_UP = 2  # steps: the second has the optimiser's first update behind it
 _SIZED = frozenset(
     {"arange", "range", "zeros", "ones", "full", "empty", "rand", "randn", "narrow", "split", "expand", "new_zeros"}
 )

@@ -13,6 +13,7 @@ from fixshape._check import check_choice
 Phase = Literal["forward", "backward", "optimizer"]
 Kind = Literal["compile", "dynamic", "sync", "input"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")
+WARM_UP = 2  # steps: the second has the optimiser's first update behind it
 KINDS: tuple[Kind, ...] = ("compile", "dynamic", "sync", "input")
 _Key = TypeVar("_Key")
 

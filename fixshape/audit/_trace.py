@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from fixshape.audit._backward import Links
-from fixshape.audit._cause import WARM_UP, Causes
+from fixshape.audit._cause import Causes
 from fixshape.audit._key import hashable_key, op_key
 from fixshape.audit._lazy import LazyGraphs
 from fixshape.audit._operator import Operator
 from fixshape.audit._phase import FORWARD
 from fixshape.audit._record import Record
-from fixshape.audit._report import PHASES, AuditReport, Kind, Origin
+from fixshape.audit._report import PHASES, WARM_UP, AuditReport, Kind, Origin
 
 _Results = list[torch.Tensor]
 
