@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection
 
 from fixshape.audit._finding import Audit, Finding
-from fixshape.audit._report import WARM_UP
 from fixshape.audit._identity import identities
+from fixshape.audit._report import WARM_UP
 from fixshape.cli._audit_arguments import KINDS, UNKNOWN
 
 
