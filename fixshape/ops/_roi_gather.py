@@ -27,7 +27,10 @@ def pool_gather(features: Sequence[Tensor], boxes: Tensor, level: Tensor, grid: 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, boxes: Tensor, level: Tensor, grid: Grid, *features: Tensor) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        # Not named one by one: without gradients, Dynamo of torch 2.9 tells by the number of names whether ctx is there, and two
+        # features behind one name mislead it.
+        boxes, level, grid, *features = arguments
         ctx.save_for_backward(boxes, level)
         ctx.grid, ctx.sizes = grid, [feature.shape[-2:] for feature in features]
         ctx.dtypes = [feature.dtype for feature in features]
