@@ -39,7 +39,7 @@ class _Bags(torch.autograd.Function):
         ctx.grid, ctx.sizes = grid, [feature.shape[-2:] for feature in features]
         ctx.dtypes = [feature.dtype for feature in features]
         dtype = torch.promote_types(features[0].dtype, torch.float32)
-        pooled = features[0].new_empty(*level.shape, features[0].shape[1], *grid.bins)
+        pooled: Tensor = features[0].new_empty(*level.shape, features[0].shape[1], *grid.bins)
         for image in range(len(boxes)):
             rows, weights = _bags(boxes[image], level[image], ctx.sizes, grid, dtype)
             for some in _chunks(pooled.shape[2], ctx.sizes, dtype):
