@@ -260,4 +260,5 @@ def _colour() -> bool:
 
 
 def _width() -> int:
-    return max(shutil.get_terminal_size((100, 24)).columns, 40)
+    # Of a terminal alone: what goes into a pipe or a file is the same wherever it is made.
+    return max(shutil.get_terminal_size((100, 24)).columns, 40) if sys.stdout.isatty() else 100
