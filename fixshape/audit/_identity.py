@@ -46,7 +46,7 @@ def within_library(file: str) -> str | None:
     """The path of a file below the folder that packages are installed in, ``None`` for any other file.
 
     Example:
-        >>> within_library("/usr/lib/python3.11/site-packages/torchvision/ops/boxes.py")
+        >>> within_library("python/lib/site-packages/torchvision/ops/boxes.py")
         'torchvision/ops/boxes.py'
     """
     parts = PurePath(file.replace("\\", "/")).parts

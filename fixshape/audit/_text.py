@@ -87,7 +87,7 @@ def tail(text: str, width: int) -> str:
     """The end of a text that is too long: of a path, the part that tells one from another.
 
     Example:
-        >>> tail("/home/user/project/train.py:12", 20)
+        >>> tail("some/folder/project/train.py:12", 20)
         '.../train.py:12'
     """
     text = clean(text)

@@ -6,6 +6,7 @@ Shapes: B images, H x W canvas, M box slots, A anchors.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from fixshape.errors import DtypeError, ModelError, ShapeError
 _Detector = TypeVar("_Detector", bound="StaticDetector")
 
 
-class StaticDetector(nn.Module):
+class StaticDetector(nn.Module, ABC):
     """The common part of what :func:`fixshape.to_static` makes. A model adds ``num_classes``,
     ``_losses``, ``_detect`` and its constants.
 
@@ -44,9 +45,9 @@ class StaticDetector(nn.Module):
         self.training = model.training
 
     @property
+    @abstractmethod
     def num_classes(self) -> int:
         """Classes, the background included: labels are 0 to this less one."""
-        raise NotImplementedError
 
     def forward(
         self, images: Tensor, targets: Mapping[str, Tensor] | None = None, image_sizes: Tensor | None = None
@@ -95,13 +96,15 @@ class StaticDetector(nn.Module):
                 return self._detect(features, canvas, image_sizes)
             return self._losses(features, canvas, image_sizes, targets)
 
+    @abstractmethod
     def _losses(
         self, features: dict[str, Tensor], canvas: tuple[int, int], image_sizes: Tensor, targets: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """Torchvision's losses of a batch."""
 
+    @abstractmethod
     def _detect(self, features: dict[str, Tensor], canvas: tuple[int, int], image_sizes: Tensor) -> Detections:
-        raise NotImplementedError
+        """What is found on the canvas."""
 
     def _constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """What the model computes with and does not learn, on the CPU."""

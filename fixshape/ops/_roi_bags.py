@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fixshape.ops._roi_levels import Grid
-from fixshape.ops._roi_table import Sizes, corners, levels_of, pixels_of, table_of
+from fixshape.ops._roi_table import Sizes, begin, corners, levels_of, pixels_of, table_of
 
 _CHUNK_BYTES = 2**26  # of the table, or its gradient, at a time
 _SUM = 0  # the number of the mode "sum"
@@ -32,12 +32,7 @@ def pool_bags(features: Sequence[Tensor], boxes: Tensor, level: Tensor, grid: Gr
 class _Bags(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        # Not named one by one: without gradients, Dynamo of torch 2.9 tells by the number of names whether ctx is there, and two
-        # features behind one name mislead it.
-        boxes, level, grid, *features = arguments
-        ctx.save_for_backward(boxes, level)
-        ctx.grid, ctx.sizes = grid, [feature.shape[-2:] for feature in features]
-        ctx.dtypes = [feature.dtype for feature in features]
+        boxes, level, grid, features = begin(ctx, arguments)
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         pooled: Tensor = features[0].new_empty(*level.shape, features[0].shape[1], *grid.bins)
         for image in range(len(boxes)):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fixshape.ops._roi_levels import Grid
-from fixshape.ops._roi_table import Sizes, corners, levels_of, pixels_of, table_of
+from fixshape.ops._roi_table import Sizes, begin, corners, levels_of, pixels_of, table_of
 
 
 def pool_gather(features: Sequence[Tensor], boxes: Tensor, level: Tensor, grid: Grid) -> Tensor:
@@ -28,12 +28,7 @@ def pool_gather(features: Sequence[Tensor], boxes: Tensor, level: Tensor, grid: 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        # Not named one by one: without gradients, Dynamo of torch 2.9 tells by the number of names whether ctx is there, and two
-        # features behind one name mislead it.
-        boxes, level, grid, *features = arguments
-        ctx.save_for_backward(boxes, level)
-        ctx.grid, ctx.sizes = grid, [feature.shape[-2:] for feature in features]
-        ctx.dtypes = [feature.dtype for feature in features]
+        boxes, level, grid, features = begin(ctx, arguments)
         table = table_of(features)
         flat = table.flatten(0, 1)
         pooled = flat.new_zeros(level.numel() * grid.bins[0] * grid.bins[1], flat.shape[1])

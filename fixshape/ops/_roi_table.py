@@ -10,7 +10,7 @@ of a box is no more than an offset of its row numbers. Each bin takes S^2 rows, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,19 @@ class Corners(NamedTuple):
     line_weight: Tensor  #: [N, ph, S] floating point
     column: Tensor  #: [N, pw, S] int32
     column_weight: Tensor  #: [N, pw, S] floating point
+
+
+def begin(ctx: Any, arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Grid, list[Tensor]]:
+    """What a custom function ``forward(ctx, boxes, level, grid, *features)`` begins with: it keeps all but the features.
+
+    Its arguments are not named one by one: without gradients, Dynamo of torch 2.9 tells by the number of names whether ctx is
+    there, and two features behind one name mislead it.
+    """
+    boxes, level, grid, *features = arguments
+    ctx.save_for_backward(boxes, level)
+    ctx.grid, ctx.sizes = grid, [feature.shape[-2:] for feature in features]
+    ctx.dtypes = [feature.dtype for feature in features]
+    return boxes, level, grid, features
 
 
 def table_of(features: Sequence[Tensor]) -> Tensor:

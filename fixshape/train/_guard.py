@@ -19,7 +19,7 @@ class CompileGuard:
 
     It is given to :func:`fixshape.watch` or :func:`fixshape.fit`, which count. Where the device counts its own graph compiles
     (XLA) these are what it goes by; elsewhere op compiles are predicted at every step by :class:`fixshape.OpRecorder`, which
-    makes a step about a quarter slower.
+    makes a step about a third slower, as it tells the lines.
 
     It finds compiles in buckets that have been seen before. Where each batch has shapes of its own, each step is a warm-up, and
     there is nothing to find: pad first. An optimiser that first steps in the third batch or later, as with accumulated

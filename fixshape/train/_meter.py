@@ -29,11 +29,12 @@ class Meter:
 
     Args:
         backend: whose own count is read, and whose step is ended before it is.
+        lines: whether somebody reads the lines of the events: a gradient's forward line costs time at every op.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, lines: bool) -> None:
         self._backend = backend
-        self._recorder = OpRecorder()
+        self._recorder = OpRecorder(lines=lines)
         self._recording = False
         self._graphs_before: int | None = None
 

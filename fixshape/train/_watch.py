@@ -48,7 +48,7 @@ class Watch(Generic[Batch]):
         self._guard = guard
         self._predict = predict
         self._progress = progress
-        self._meter = Meter(backend)
+        self._meter = Meter(backend, lines=guard is not None)
         self._seen: Counter[tuple[str, str]] = Counter()
         self._quiet: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._compiling_steps = 0
