@@ -47,6 +47,10 @@ class BackendError(FixshapeError, RuntimeError):
     """The device family that was asked for is not there."""
 
 
+class AuditError(FixshapeError, ValueError):
+    """An audit file is broken, or not what ``fixshape audit`` writes."""
+
+
 class UsageError(FixshapeError, ValueError):
     """Options of the command line that do not go together."""
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from fixshape._check import shown
 from fixshape.audit._finding import Audit
-from fixshape.errors import UsageError
+from fixshape.errors import AuditError
 
 SCHEMA_VERSION = 1
 MOST_BYTES = 32 << 20  # a recording has at most 30,000 events of about 500 bytes; parsed, 32 MiB can take 1 GB
@@ -55,24 +55,24 @@ def from_json(text: str | bytes) -> Audit:
         The audit.
 
     Raises:
-        UsageError: it is larger, no JSON, nested too deeply, no audit, or of another schema; the message has the JSON path of
+        AuditError: it is larger, no JSON, nested too deeply, no audit, or of another schema; the message has the JSON path of
             what is wrong, ``$.findings[3].count``.
 
     Example:
         >>> from_json('{"schema_version": 2}')
         Traceback (most recent call last):
             ...
-        fixshape.errors.UsageError: from_json: $.schema_version is 2, this fixshape reads 1. Update fixshape, or audit anew.
+        fixshape.errors.AuditError: from_json: $.schema_version is 2, this fixshape reads 1. Update fixshape, or audit anew.
     """
     if len(text) > MOST_BYTES:
-        raise UsageError(
+        raise AuditError(
             f"from_json: $ has {len(text):,} {'bytes' if isinstance(text, bytes) else 'characters'}, expected at most"
             f" {MOST_BYTES:,}: no audit is that large. {_ANEW}"
         )
     try:
         return _audit(_parse(text))
     except RecursionError:
-        raise UsageError(f"from_json: $ is nested too deeply for an audit. {_ANEW}") from None
+        raise AuditError(f"from_json: $ is nested too deeply for an audit. {_ANEW}") from None
 
 
 def _plain(value: Any, kind: Any = None) -> Any:
@@ -90,10 +90,10 @@ def _plain(value: Any, kind: Any = None) -> Any:
 
 def _audit(body: Any) -> Audit:
     if not isinstance(body, dict) or "schema_version" not in body:
-        raise UsageError(f"from_json: $ is {shown(body)}, expected an object with a schema_version. {_ANEW}")
+        raise AuditError(f"from_json: $ is {shown(body)}, expected an object with a schema_version. {_ANEW}")
     version = body.pop("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise UsageError(
+        raise AuditError(
             f"from_json: $.schema_version is {shown(version)}, this fixshape reads {SCHEMA_VERSION}."
             " Update fixshape, or audit anew."
         )
@@ -106,7 +106,7 @@ def _parse(text: str | bytes) -> Any:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         return json.loads(decoded, object_pairs_hook=_object, parse_constant=_no_constant)
     except ValueError as error:  # a JSON or UTF-8 error, a number of thousands of digits, or what _object found
-        raise UsageError(f"from_json: $ is not JSON: {error}. {_ANEW}") from None
+        raise AuditError(f"from_json: $ is not JSON: {error}. {_ANEW}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,10 +150,10 @@ def _read_object(kind: Any, value: Any, path: str) -> Any:
     declared = _declared(kind)
     for name in value:
         if name not in declared:
-            raise UsageError(f"from_json: {path} has {shown(name)}, expected only {_listed(declared)}. {_ANEW}")
+            raise AuditError(f"from_json: {path} has {shown(name)}, expected only {_listed(declared)}. {_ANEW}")
     for name, (_, required) in declared.items():
         if required and name not in value:
-            raise UsageError(f"from_json: {path} has no {name}, expected {_listed(declared)}. {_ANEW}")
+            raise AuditError(f"from_json: {path} has no {name}, expected {_listed(declared)}. {_ANEW}")
     return kind(**{name: _read(declared[name][0], entry, f"{path}.{name}") for name, entry in value.items()})
 
 
@@ -190,4 +190,4 @@ def _listed(names: Any) -> str:
 
 
 def _wrong(path: str, value: Any, expected: str) -> NoReturn:
-    raise UsageError(f"from_json: {path} is {shown(value)}, expected {expected}. {_ANEW}")
+    raise AuditError(f"from_json: {path} is {shown(value)}, expected {expected}. {_ANEW}")

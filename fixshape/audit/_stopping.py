@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.data import dataloader
@@ -96,6 +97,7 @@ class Boundaries:
         _Loader.__iter__ = lambda loader: self._begin_epoch(loader, begin)
         _BatchIterator.__next__ = lambda iterator: self._next_batch(iterator, give)
         self._hook = register_optimizer_step_post_hook(self._optimizer_stepped)
+        self._until_called = register_module_forward_pre_hook(self._model_called)
         self._replaced = signal.signal(signal.SIGTERM, self._on_sigterm) if self._in_main_thread() else None
         _running = self
         self._record()
@@ -110,6 +112,7 @@ class Boundaries:
         if self._is_on_top():
             self.recorder.__exit__(None, None, None)
         self._hook.remove()
+        self._until_called.remove()
         _Loader.__iter__, _BatchIterator.__next__ = self._given
         # A script that has set a handler of its own keeps it.
         if self._in_main_thread() and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
@@ -151,13 +154,24 @@ class Boundaries:
             self._end_step()
         elif self._decides is None:
             self._decides = "loader"
-            if self._is_on_top():  # what came before the first batch built the model, and is no part of a step
-                self.recorder.__exit__(None, None, None)
-                self.recorder = OpRecorder()
-                self._record()
+            self._begin_anew()
         elif self._decides == "optimizer" and not self._datasets:  # the first batch comes late; later ones have lost their say
             self._decides = "loader"
         self._optimizer_steps = 0
+
+    def _model_called(self, module: torch.nn.Module, args: Any) -> None:
+        # A loss or an activation has nothing to train, and may be called by a model that is no module.
+        if self._is_ours() and next(module.parameters(), None) is not None:
+            self._until_called.remove()
+            if self._decides is None:
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forgets what came before the first batch, or the first call of a model: it built the model, and is part of no step."""
+        if self._is_on_top():
+            self.recorder.__exit__(None, None, None)
+            self.recorder = OpRecorder()
+            self._record()
 
     def _optimizer_stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not self._is_ours() or self._decides == "user":

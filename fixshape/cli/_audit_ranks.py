@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fixshape._files import read_limited
 from fixshape.audit._json import MOST_BYTES, from_json
 from fixshape.audit._merge import merge
-from fixshape.errors import UsageError
+from fixshape.errors import AuditError
 
 if TYPE_CHECKING:
     from fixshape.audit._finding import Audit
@@ -74,7 +74,7 @@ class Ranks:
     def _read(self, rank: int) -> Audit | None:
         try:
             return from_json(read_limited(self._file(rank), MOST_BYTES))
-        except (OSError, UsageError):
+        except (OSError, AuditError):
             return None
 
     def _file(self, rank: int) -> Path:

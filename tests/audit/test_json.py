@@ -11,7 +11,7 @@ from fixshape.audit import _json
 from fixshape.audit._finding import Audit, Finding
 from fixshape.audit._json import as_json, from_json
 from fixshape.audit._report import AuditReport, Location, Origin
-from fixshape.errors import UsageError
+from fixshape.errors import AuditError
 
 from .strategies import AUDITS
 
@@ -91,7 +91,7 @@ def _full():
     ],
 )
 def test_what_is_wrong_is_told_with_its_path(path, value, message):
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(AuditError) as told:
         from_json(_with(path, value))
     assert str(told.value).startswith("from_json: $.") and message in str(told.value)
     assert str(told.value).endswith(ANEW)
@@ -114,27 +114,27 @@ def test_what_is_wrong_is_told_with_its_path(path, value, message):
     ],
 )
 def test_what_is_no_audit_is_refused(text, message):
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(AuditError) as told:
         from_json(text)
     assert str(told.value).startswith(message) and str(told.value).endswith(ANEW)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.0])
 def test_another_schema_is_refused(version):
-    with pytest.raises(UsageError, match=r"\$\.schema_version is .*, this fixshape reads 1. Update fixshape, or audit anew."):
+    with pytest.raises(AuditError, match=r"\$\.schema_version is .*, this fixshape reads 1. Update fixshape, or audit anew."):
         from_json(json.dumps(EMPTY | {"schema_version": version}))
 
 
 def test_the_size_is_checked_before_anything_is_parsed(monkeypatch):
     monkeypatch.setattr(_json, "_parse", lambda text: pytest.fail("parsed"))
     for text, unit in ((b" " * ((32 << 20) + 1), "bytes"), (" " * ((32 << 20) + 1), "characters")):
-        with pytest.raises(UsageError, match=rf"\$ has 33,554,433 {unit}, expected at most 33,554,432: no audit is that large."):
+        with pytest.raises(AuditError, match=rf"\$ has 33,554,433 {unit}, expected at most 33,554,432: no audit is that large."):
             from_json(text)
 
 
 def test_many_names_take_no_longer_than_few():
     text = "{" + ", ".join(f'"{n}": 1' for n in range(200_000)) + ', "0": 1}'
-    with pytest.raises(UsageError, match="the name '0' more than once"):
+    with pytest.raises(AuditError, match="the name '0' more than once"):
         from_json(text)
 
 
@@ -160,5 +160,5 @@ def test_whatever_is_put_anywhere_is_read_or_refused(data, junk):
         place = place[key]
     try:
         assert isinstance(from_json(json.dumps(body)), Audit)
-    except UsageError:
+    except AuditError:
         pass

@@ -73,8 +73,18 @@ def test_the_loader_gives_its_next_batch_and_what_it_does_itself_is_not_counted(
 
 def test_without_a_loader_the_optimizers_step_ends_it(tmp_path, one):
     recording = record(tmp_path, "while True: train(torch.empty(3, 4))\n")
-    first, *later = launches(recording)
-    assert later == [one] * 3 and first > one, "what built the model is in the first step, for nothing tells them apart"
+    assert launches(recording) == [one] * 4, "what built the model, before it was first called, is in no step"
+
+
+def test_a_model_that_is_no_module_has_its_building_in_the_first_step(tmp_path, one):
+    source = """
+    weight = torch.rand(4, 2).requires_grad_()
+    loss, optimizer = torch.nn.MSELoss(), torch.optim.SGD([weight], lr=0.1)
+    while True:
+        optimizer.zero_grad(); loss(torch.ones(3, 4) @ weight, torch.ones(3, 2)).backward(); optimizer.step()
+    """
+    first, *later = launches(record(tmp_path, source))
+    assert len(set(later)) == 1 and first > later[0], "nothing tells them apart; the call of a loss does not begin a step"
 
 
 def test_two_optimizers_make_one_step_and_the_first_decides(tmp_path, one):
