@@ -20,6 +20,7 @@ from fixshape.train._batch import to_device
 from fixshape.train._cuda_graph import GraphedStep, check_capturable
 from fixshape.train._guard import CompileGuard
 from fixshape.train._records import TrainSummary
+from fixshape.train._warmup import warmup
 from fixshape.train._watch import watch
 
 
@@ -37,6 +38,7 @@ def fit(
     predict: bool = False,
     progress: bool = True,
     cuda_graph: bool = False,
+    warm_up: Iterable[Any] | None = None,
 ) -> TrainSummary:
     """Trains: forward, sum of the losses, backward, optimiser, schedule, step after step, with the model in training mode.
 
@@ -59,6 +61,8 @@ def fit(
         cuda_graph: capture each shape's whole step in one CUDA graph after three eager ones, and replay it from then on. For a
             static model on a CUDA device; the optimiser has to be capturable. The recorder sees nothing of a replay. Written to
             torch's rules and never yet run on a GPU.
+        warm_up: batches, one of each shape, that are stepped through before the first step (:func:`fixshape.warmup`); nothing of
+            it remains. :meth:`fixshape.collate.BucketLoader.one_of_each` gives them.
 
     Returns:
         A :class:`fixshape.train.TrainSummary`.
@@ -91,26 +95,30 @@ def fit(
         return step(to_device(batch, device))
 
     run: Callable[[Any], Tensor] = _graphed(step, chosen, optimizer, scheduler) if cuda_graph else eager
-    rounds = _Rounds(loader, epochs, steps, lambda: _evaluate(model, evaluate))
+    padding = _Padding(model)
+    rounds = _Rounds(loader, epochs, steps, padding.count, lambda: _evaluate(model, evaluate))
     watched = watch(rounds, backend=chosen, guard=guard, predict=predict, progress=progress)
-    counts, dropped = PaddingCounts(0, 0, 0, 0), 0
     model.train()
-    live = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    warmup_steps = 0
+    if warm_up is not None:
+        with watched.warming_up():
+            warmup_steps = warmup(lambda *batch: step(batch), warm_up, model=model, optimizer=optimizer, backend=chosen)
     for batch in watched:
-        match batch:
-            case [Tensor() as images, {"valid_mask": _, "image_sizes": _, "image_valid": _, "boxes_dropped": _} as targets]:
-                counts = PaddingCounts(*map(sum, zip(counts, padding_fractions(images, targets), strict=True)))
-                dropped += int(targets["boxes_dropped"].sum())
-                if live and not targets["image_valid"].all():
-                    _warn_of_fillers(live)
-                    live = []  # once is enough
         loss = run(batch)
         if scheduler is not None:
             scheduler.step()
         watched.log(loss)
         _require_finite(watched.losses)
     _require_finite(watched.losses)
-    return TrainSummary(tuple(watched.records), tuple(watched.losses), *counts, dropped, chosen.peak_memory())
+    return TrainSummary(
+        tuple(watched.records),
+        tuple(watched.losses),
+        *padding.counts,
+        padding.dropped,
+        chosen.peak_memory(),
+        warmup_steps,
+        watched.warmup_compiles,
+    )
 
 
 def _graphed(
@@ -125,13 +133,54 @@ def _graphed(
     return GraphedStep(step, backend.device())
 
 
-class _Rounds:
-    """A loader, run through several times as one; between two rounds, and outside of every step, ``at_end`` is called."""
+class _Padding:
+    """Counts what of the batches is padding; on the host, and outside of every step."""
 
-    def __init__(self, loader: Iterable[Any], epochs: int, steps: int | None, at_end: Callable[[], None]) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self.counts = PaddingCounts(0, 0, 0, 0)
+        self.dropped = 0
+        self._model = model
+        self._has_warned = False
+
+    def count(self, batch: Any) -> None:
+        match batch:
+            case [Tensor() as images, {"valid_mask": _, "image_sizes": _, "image_valid": _, "boxes_dropped": _} as targets]:
+                self.counts = PaddingCounts(*map(sum, zip(self.counts, padding_fractions(images, targets), strict=True)))
+                self.dropped += int(targets["boxes_dropped"].sum())
+                if not self._has_warned and not targets["image_valid"].all():
+                    self._warn_of_fillers()
+
+    def _warn_of_fillers(self) -> None:
+        live = [name for name, module in self._model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+        if not live:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"fit: a training batch has fillers while {len(live)} batch-norm layers are live ({live[0]}, ...): all-padding images"
+            " change their statistics and the loss. Complete the batches with real samples, or drop the last (drop_last=True).",
+            FixshapeWarning,
+            stacklevel=6,  # the line that called fit
+        )
+
+
+class _Rounds:
+    """A loader, run through several times as one.
+
+    Outside of every step ``before`` is called with the batch that comes next, and ``at_end`` between two rounds.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        epochs: int,
+        steps: int | None,
+        before: Callable[[Any], None],
+        at_end: Callable[[], None],
+    ) -> None:
         self._loader = loader
         self._epochs = epochs
         self._steps = steps
+        self._before = before
         self._at_end = at_end
 
     def __len__(self) -> int:
@@ -142,6 +191,7 @@ class _Rounds:
         for _ in range(self._epochs) if self._steps is None else itertools.count():
             before = done
             for batch in self._loader:
+                self._before(batch)
                 yield batch
                 done += 1
                 if done == self._steps:
@@ -171,12 +221,3 @@ def _require_finite(losses: list[float]) -> None:
             f"fit: the loss of step {len(losses)} is {losses[-1]}, expected a finite number."
             f" The losses before it: {before}. Lower the learning rate, or warm it up."
         )
-
-
-def _warn_of_fillers(live: list[str]) -> None:
-    warnings.warn(
-        f"fit: a training batch has fillers while {len(live)} batch-norm layers are live ({live[0]}, ...): all-padding images"
-        " change their statistics and the loss. Complete the batches with real samples, or drop the last (drop_last=True).",
-        FixshapeWarning,
-        stacklevel=3,
-    )

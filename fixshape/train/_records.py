@@ -57,6 +57,8 @@ class TrainSummary:
         total_slots: box slots.
         boxes_dropped: by an overflow or invalid policy.
         peak_memory: in bytes, as the backend counts it.
+        warmup_steps: steps before the first, of which nothing remains.
+        warmup_compiles: what they compiled; ``None`` where it was not counted.
     """
 
     steps: tuple[StepRecord, ...]
@@ -67,6 +69,8 @@ class TrainSummary:
     total_slots: int
     boxes_dropped: int
     peak_memory: int
+    warmup_steps: int = 0
+    warmup_compiles: int | None = None
 
     @property
     def shapes(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""All compiles before the first real batch: each bucket is stepped through twice, and nothing of it remains in the weights."""
+"""All compiles before the training begins: each bucket is stepped through twice, and nothing of it remains in the weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,39 +19,40 @@ from fixshape.train._records import WARMUP_STEPS
 
 
 def warmup(
-    step_fn: Callable[[Tensor, dict[str, Tensor]], Any],
-    plan: ShapePlan,
+    step_fn: Callable[..., Any],
+    plan: ShapePlan | Iterable[Any],
     *,
-    batch_size: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    batch_size: int | None = None,
     channels: int = 3,
     dtype: torch.dtype = torch.float32,
     backend: str | Backend = "auto",
 ) -> int:
-    """Calls a training step on a made-up batch of every bucket, so that all compiles lie behind you when training begins.
+    """Calls a training step on one batch of every bucket, so that all compiles lie behind you when training begins.
 
     Parameters, buffers, gradients, the optimiser and torch's generator on the host are put back to what they were. Nothing else
-    is: leave the step of a schedule or of a gradient scaler, and generators of your own, out of ``step_fn``. It cannot know of
-    keys that only your data set has: where your batches hold masks or keypoints, those ops compile at their first real batch.
-    On a device that compiles whole graphs, a new optimiser's first step is a graph of its own, made in the largest bucket
-    only: it compiles once more if training begins in another.
+    is: leave the step of a schedule or of a gradient scaler, and generators of your own, out of ``step_fn``. Made-up batches have
+    none of the keys that only your data set has: where yours hold masks or keypoints, give real batches. On a device that
+    compiles whole graphs, a new optimiser's first step is a graph of its own, made in the first bucket here only: it compiles
+    once more if training begins in another.
 
     Args:
         step_fn: one whole training step, ``step_fn(images, targets)``, the optimiser's step included.
-        plan: its buckets are stepped through from the largest, so that too little memory shows first.
-        batch_size: B of the training's batches.
+        plan: a plan, whose buckets are stepped through on made-up batches from the largest, so that too little memory shows first
+            (not its fallback, which is for what seldom or never comes); or real batches, one of each shape, in your order.
         model: whose state is put back.
         optimizer: whose state is put back.
-        channels: of the images.
-        dtype: of the images.
+        batch_size: B of the made-up batches, where the plan has none of its own for a bucket.
+        channels: of the made-up images.
+        dtype: of the made-up images.
         backend: where the batches go, and whose step is ended.
 
     Returns:
         How many steps were made: two for each bucket.
 
     Raises:
-        ShapeError: ``batch_size`` or ``channels`` is not a whole number of at least 1.
+        ShapeError: a plan was given, and ``batch_size`` or ``channels`` is not a whole number of at least 1.
         BackendError: the backend is not there.
 
     Example:
@@ -67,21 +68,28 @@ def warmup(
         >>> bool((model.weight == before).all())
         True
     """
-    check_at_least("warmup", "batch_size", batch_size, 1)
-    check_at_least("warmup", "channels", channels, 1)
     chosen = get_backend(backend)
+    batches = _made_up(plan, batch_size, channels, dtype) if isinstance(plan, ShapePlan) else plan
     steps = 0
     with _put_back(model, optimizer, chosen):
-        for bucket in reversed(plan.buckets):
-            side = (channels, bucket.height, bucket.width)
-            box = torch.tensor([[0.0, 0.0, bucket.width, bucket.height]])
-            target = {"boxes": box, "labels": torch.tensor([1]), "area": box[:, 2] * box[:, 3], "iscrowd": [0], "image_id": 0}
+        for batch in batches:
             for _ in range(WARMUP_STEPS):
-                images, targets = PadToBucket(bucket)([(torch.zeros(side, dtype=dtype), target)] * batch_size)
-                step_fn(to_device(images, chosen.device()), to_device(targets, chosen.device()))
+                step_fn(*to_device(batch, chosen.device()))
                 chosen.step()
                 steps += 1
     return steps
+
+
+def _made_up(
+    plan: ShapePlan, batch_size: int | None, channels: int, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    rows = check_at_least("warmup", "batch_size", batch_size, 1)
+    check_at_least("warmup", "channels", channels, 1)
+    for bucket in reversed(plan.buckets):
+        image = torch.zeros(channels, bucket.height, bucket.width, dtype=dtype)
+        box = torch.tensor([[0.0, 0.0, bucket.width, bucket.height]])
+        target = {"boxes": box, "labels": torch.tensor([1]), "area": box[:, 2] * box[:, 3], "iscrowd": [0], "image_id": 0}
+        yield PadToBucket(bucket)([(image, target)] * rows)
 
 
 @contextmanager

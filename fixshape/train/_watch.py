@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from operator import length_hint
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +36,7 @@ class Watch(Generic[Batch]):
     Attributes:
         records: a :class:`fixshape.train.StepRecord` per finished step.
         losses: what :meth:`log` was given, as numbers; the last one is still to come until the loop ends.
+        warmup_compiles: in :meth:`warming_up`, by the device's own count or predicted; ``None`` where neither was counted.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Watch(Generic[Batch]):
     ) -> None:
         self.records: list[StepRecord] = []
         self.losses: list[float] = []
+        self.warmup_compiles: int | None = None
         self._loader = loader
         self._backend = backend
         self._guard = guard
@@ -74,6 +76,16 @@ class Watch(Generic[Batch]):
                     yield from self._step(batch, bar)
             finally:
                 self._read_loss()
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """What runs inside is a warm-up of its own: it belongs to no step, and what it compiles is in ``warmup_compiles``."""
+        self._meter.start(record=self._predict or (self._guard is not None and self._backend.compiles() is None))
+        try:
+            yield
+        finally:
+            ops, graphs, _ = self._meter.stop()
+            self.warmup_compiles = ops if graphs is None else graphs
 
     def _step(self, batch: Batch, bar: tqdm[Any]) -> Iterator[Batch]:
         """Hands one batch out, and books what happened until the next is asked for."""

@@ -291,3 +291,45 @@ def test_the_bar_goes_to_stderr(capfd):
     run(WithLosses(), padded(1, 1, 1), progress=True)
     out, err = capfd.readouterr()
     assert out == "" and "3/3" in err and "steady" in err
+
+
+WIDE = Bucket(8, 20, 3)
+
+
+def of_each():
+    return [PadToBucket(bucket)([sample(2), sample(1)]) for bucket in (WIDE, BUCKET)]
+
+
+def test_a_warm_up_compiles_each_shape_and_leaves_nothing():
+    torch.manual_seed(0)
+    batches, summaries, states = [*of_each(), *of_each()], [], []
+    for first in (None, of_each()):
+        torch.manual_seed(1)
+        model = WithLosses(norm=True)
+        summaries.append(run(model, batches, predict=True, warm_up=first))
+        states.append(model.state_dict())
+    cold, warm = summaries
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    assert cold.losses == warm.losses
+    assert (cold.warmup_steps, cold.warmup_compiles) == (0, None)
+    assert warm.warmup_steps == 4 and warm.warmup_compiles > 20
+    assert [record.op_compiles for record in warm.steps] == [0] * 4
+    assert [bool(record.op_compiles) for record in cold.steps[:2]] == [True, True]
+
+
+def test_a_warm_up_under_a_guard_is_no_drift():
+    summary = run(WithLosses(), of_each() * 3, guard=CompileGuard("error"), warm_up=of_each())
+    assert summary.warmup_compiles > 0 and sum(record.op_compiles for record in summary.steps) == 0
+
+
+def test_what_a_device_compiles_in_the_warm_up_is_told_apart():
+    device = GraphDevice()
+
+    class Traced(WithLosses):
+        def forward(self, images, targets):
+            device.trace(images.shape)
+            return super().forward(images, targets)
+
+    summary = run(Traced(), of_each() * 2, backend=device, warm_up=of_each())
+    assert summary.warmup_compiles == 2
+    assert [record.graph_compiles for record in summary.steps] == [0] * 4

@@ -219,3 +219,19 @@ def test_an_argument_that_is_no_size(name):
 def test_a_backend_that_is_not_known():
     with pytest.raises(BackendError, match="there is no backend 'tpu'"):
         Training().warmup(backend="tpu")
+
+
+def test_real_batches_are_taken_as_they_are():
+    training = Training()
+    batches = [batch(bucket) for bucket in PLAN.buckets]
+    before = training.state()
+    steps = warmup(training.step, batches, model=training.model, optimizer=training.optimizer, backend="cpu")
+    assert steps == 6
+    assert training.seen[::2] == [(tuple(images.shape), tuple(targets["boxes"].shape)) for images, targets in batches]
+    assert_equal(training.state(), before)
+
+
+def test_a_plan_needs_a_batch_size():
+    training = Training()
+    with pytest.raises(ShapeError, match="warmup: batch_size is None, expected a whole number of at least 1."):
+        training.warmup(batch_size=None)
