@@ -16,6 +16,7 @@ LAYERS = {
     "ops": 2, "collate": 2, "audit": 2,
     "detection": 3, "train": 3,
     "cli": 4,
+    "__main__": 5,
 }  # fmt: skip
 VENDORS = {"torch_xla": "backend/_xla.py", "torch_npu": "backend/_npu.py"}
 LONGEST = 600

@@ -312,7 +312,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "FS201": _entry(
         "a value is read on the host",
-        what="item(), int(), float(), bool(), an if on a tensor, a tensor as an index of a Python list.",
+        what="item(), tolist(), int(), float(), bool(), an if on a tensor, a tensor as an index of a Python list.",
         why=_SYNC,
         rewrite="Keep the value a tensor: clamp(min=1) for max(1, n), torch.where for an if. For a log, detach it now and read "
         "it every hundredth step.",
@@ -325,18 +325,19 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "FS202": _entry(
         "a tensor is copied to the host",
-        what="cpu(), numpy(), tolist(), to('cpu'), with the host waiting for it.",
+        what="cpu(), numpy(), np.asarray(x), to('cpu'), with the host waiting for it. A batch that is still on the host is not "
+        "meant.",
         why=_SYNC,
         rewrite="Compute it on the device with an op of fixed shape; what the host does need, copy with non_blocking=True and "
         "look at it a step later.",
         before="""
-            keep = mask.cpu().numpy()
-            result = loss.cpu().numpy()[keep].sum()
+            hard = (loss > 0.5).cpu().numpy()
+            result = loss.numpy()[hard].sum()
         """,
         after="""
             from fixshape.ops import masked_sum
 
-            result = masked_sum(loss, valid_mask=mask)
+            result = masked_sum(loss, valid_mask=loss > 0.5)
         """,
     ),
     "FS203": _entry(
@@ -403,7 +404,8 @@ CATALOGUE: dict[str, Entry] = {
         what="An int argument is part of what an op is compiled for, and it changes from step to step: a step counter, a "
         "position.",
         why=_DRIFT,
-        rewrite="Give it as a float, which is no part of the key, or as a tensor that is filled.",
+        rewrite="Give it as a float, which is no part of the key, or as a tensor that is filled. A size (of arange, zeros, rand, "
+        "repeat) varies because a shape does: pad that to few sizes.",
         before="""
             result = (x * step).sum()
         """,

@@ -38,7 +38,7 @@ class Causes:
         self.counts: Counter[Origin] = Counter()
         self._causes: list[Origin] = []
         self._bits: dict[Origin, int] = {}
-        self._met: set[int] = set()  # tensors, by identity
+        self._met: dict[int, weakref.ref[torch.Tensor]] = {}  # a new tensor may have the identity of one that is gone
         self._dims: dict[int, tuple[weakref.ref[torch.Tensor], tuple[_Sources, ...]]] = {}  # of tensors that have a cause
         self._inputs: dict[
             tuple[Any, ...], tuple[tuple[int, ...], frozenset[int]]
@@ -50,7 +50,7 @@ class Causes:
     def forget(self) -> None:
         """Ends a step."""
         self._causes, self._bits = [], {}
-        self._met, self._dims = set(), {}
+        self._met, self._dims = {}, {}
         self._nth.clear()
         self._ints_before, self._ints = self._ints, {}
 
@@ -59,8 +59,9 @@ class Causes:
         met = self._met
         found = []
         for position, tensor in enumerate(tensors):
-            if id(tensor) not in met:
-                met.add(id(tensor))
+            known = met.get(id(tensor))
+            if known is None or known() is not tensor:
+                met[id(tensor)] = weakref.ref(tensor)
                 if not isinstance(tensor, torch.nn.Parameter):
                     found.append((position, tensor))
         return found
@@ -120,7 +121,7 @@ class Causes:
     ) -> dict[int, _Sources]:
         """Hands the causes of ``sizes`` on to what came out; ``dynamic`` is the cause that the op itself is. Gives sizes out."""
         for result in results:
-            self._met.add(id(result))
+            self._met[id(result)] = weakref.ref(result)
         if dynamic is not None and any(part in dynamic.op for part in _NO_NEW_SIZE):
             dynamic = None
         if not sizes and dynamic is None:

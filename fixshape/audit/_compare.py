@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from fixshape._check import check_at_least
@@ -14,6 +14,7 @@ from fixshape.audit._html import document, legend, table
 from fixshape.audit._identity import identities
 from fixshape.audit._text import BOLD, GREEN, NARROWEST, RED, Paint, clean, finding_lines, named, tail, where, wrapped
 
+_PREDICTED = "Compiles a step after the warm-up, predicted for each backend"
 Row = tuple[str, str, str, str, str]
 
 
@@ -37,6 +38,7 @@ class Comparison:
         new: findings of the second that the first does not have, in its order.
         changed: findings of both whose count a step or whose compiles a step differ, in the order of the second.
         kept: how many findings are in both as they were.
+        predicted: for each backend that either has, its compiles of each step, before and after; ``()`` where it has none.
     """
 
     commands: tuple[str, str]
@@ -46,6 +48,7 @@ class Comparison:
     new: tuple[Finding, ...]
     changed: tuple[Change, ...]
     kept: int
+    predicted: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
 
 def compare(before: Audit, after: Audit) -> Comparison:
@@ -82,6 +85,10 @@ def compare(before: Audit, after: Audit) -> Comparison:
         new=tuple(finding for identity, finding in second.items() if identity not in first),
         changed=tuple(changed),
         kept=len(both) - len(changed),
+        predicted={
+            backend: (before.predicted.get(backend, ()), after.predicted.get(backend, ()))
+            for backend in dict.fromkeys((*before.predicted, *after.predicted))
+        },
     )
 
 
@@ -114,6 +121,11 @@ def comparison_text(comparison: Comparison, *, colour: bool = False, width: int 
         ("before", "after"), comparison.commands, (comparison.before, comparison.after), strict=True
     ):
         lines += wrapped(f"  {name.ljust(6)}  ", f"{command or 'audit'}: {', '.join(map(str, compiles)) or 'no step'}", width)
+    if comparison.predicted:
+        lines.append(paint(BOLD, _PREDICTED))
+        widest = max(len(clean(backend)) for backend in comparison.predicted)
+        for backend, first, second in _predicted(comparison):
+            lines += wrapped(f"  {clean(backend).ljust(widest)}  ", f"{first} before, {second} after", width)
     lines.append(paint(BOLD, _counts(comparison)))
     if comparison.new:
         lines += ["", paint(RED, "New")]
@@ -149,11 +161,17 @@ def comparison_html(comparison: Comparison) -> str:
         bars("Op compiles of each step, before and after", series, stacked=False),
         legend(zip(names, ("two", "one"), strict=True)),
     ]
+    if comparison.predicted:
+        parts += [f"<h2>{_PREDICTED}</h2>", table(("backend", "before", "after"), _predicted(comparison))]
     new = [_row(finding, len(comparison.after)) for finding in comparison.new]
     for title, rows in (("New", new), ("Changed", _changed(comparison)), ("Gone", _gone(comparison))):
         if rows:
             parts += [f"<h2>{title}</h2>", table(("rule", "operator", "line", "how often", "compiles a step"), rows)]
     return document("fixshape audit: before and after", "\n".join(parts))
+
+
+def _predicted(comparison: Comparison) -> list[tuple[str, str, str]]:
+    return [(backend, _a_step(before), _a_step(after)) for backend, (before, after) in comparison.predicted.items()]
 
 
 def _gone(comparison: Comparison) -> list[Row]:

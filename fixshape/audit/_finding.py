@@ -50,7 +50,7 @@ class Audit:
         report: the recording.
         findings: what its rules found, what saves most first.
         unknown: operators that no rule knows and that are not on the list of harmless ones, and how often each ran.
-        predicted: for each kind of device, compiles of each step: ``{"npu": (582, 144, 0), "xla": (1, 1, 0)}``.
+        predicted: for each backend, compiles of each step: ``{"npu": (582, 144, 0), "xla": (1, 1, 0)}``.
         inputs: for each key of the loader's batches, how often each shape came: ``{"images[0]": {"f32[3, 480, 640]": 2}}``.
         status: how the recording ended: ``"finished"`` after its steps or with the script, ``"stopped"`` by the number of
             steps, ``"exited"`` or ``"raised"`` by the script itself, ``"interrupted"`` (SIGINT), ``"terminated"`` (SIGTERM);

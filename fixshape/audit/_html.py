@@ -138,10 +138,10 @@ def _rest(audit: Audit) -> str:
         )
         parts.append(table(("input", "shape", "how often"), rows_of))
     if audit.predicted:
-        parts.append("<h2>Compiles of each step, predicted for each kind of device</h2>")
-        for device, compiles in audit.predicted.items():
-            parts.append(f"<p><b>{escape(device)}</b>, {counted(sum(compiles), 'compile')}</p>")
-            parts.append(bars(f"Predicted compiles of each step, {device}", [("compiles", "one", compiles)], stacked=True))
+        parts.append("<h2>Compiles of each step, predicted for each backend</h2>")
+        for backend, compiles in audit.predicted.items():
+            parts.append(f"<p><b>{escape(backend)}</b>, {counted(sum(compiles), 'compile')}</p>")
+            parts.append(bars(f"Predicted compiles of each step, {backend}", [("compiles", "one", compiles)], stacked=True))
     if audit.versions:
         parts += ["<h2>Versions</h2>", table(("package", "version"), audit.versions.items())]
     return "\n".join(parts)

@@ -176,7 +176,7 @@ def _lengths(node: ast.expr) -> Sequence[ast.expr]:
 
 
 def _assigned(read: Location) -> set[str]:
-    statements = enclosing(read, (ast.Assign, ast.AnnAssign, ast.AugAssign))
+    statements = enclosing(read, ast.stmt)  # the innermost: an assignment, or the loop that has ``counts.tolist()`` in its head
     targets = (
         target
         for statement in statements[-1:]

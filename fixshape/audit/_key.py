@@ -27,6 +27,7 @@ _SHORT = {
     torch.uint8: "u8",
 }
 _MOST_IN_TEXT = 8
+_MINUS_ONE = "-1"  # Python's hash of -1 is that of -2, and the last dimension is not the one before it
 
 
 def op_key(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -38,7 +39,7 @@ def op_key(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
             parts.append(value.shape if not value.is_nested else _nested_shape(value))
             parts.append(value.device)
         elif type(value) in _PLAIN:
-            parts.append(value)
+            parts.append(_MINUS_ONE if value == -1 else value)
         else:
             _append(parts, value)
     for name, value in kwargs.items():
@@ -69,12 +70,12 @@ def describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[str,
 def _append(parts: list[Any], value: Any) -> None:
     kind = type(value)
     if kind in _PLAIN:
-        parts.append(value)
+        parts.append(_MINUS_ONE if value == -1 else value)
     elif kind is list or kind is tuple:
         entries: list[Any] = []
         for entry in value:
             if type(entry) is int:
-                entries.append(entry)
+                entries.append(_MINUS_ONE if entry == -1 else entry)
             else:
                 _append(entries, entry)
         parts.append(tuple(entries))

@@ -75,6 +75,7 @@ def _reports(reports: Sequence[AuditReport]) -> AuditReport:
         steps=tuple(sum(row, StepCounts()) for row in steps),
         events=kept,
         graphs=_by_step(report.graphs for report in reports),
+        pieces=_by_step(report.pieces for report in reports),
         **counted,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from fixshape.audit._key import hashable_key, op_key
 from fixshape.audit._operator import leaves_device
 from fixshape.audit._phase import PhaseTracker
 from fixshape.audit._record import COMPILES, DYNAMIC, LAUNCHES, SYNCS, Record
-from fixshape.audit._report import Kind
+from fixshape.audit._report import Kind, Location
 from fixshape.audit._trace import Trace
+from fixshape.audit._whereabouts import Whereabouts
 
 _getpid = os.getpid
 _GUARDS_KNOW_MODES = hasattr(torch._C._dynamo.guards, "set_is_in_mode_without_ignore_compile_internals")
@@ -38,6 +40,32 @@ class RecorderMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # of use where the guards of a compiled function know of it; in torch 2.9 they fail at every call, and each compiles anew.
         return _GUARDS_KNOW_MODES
 
+    @property
+    def hears_reads(self) -> bool:
+        """Whether it also counts what the host reads without an op."""
+        return self._trace is not None and _getpid() == self._process
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        assert self._trace is not None
+        return self._trace.whereabouts
+
+    @property
+    def syncs(self) -> int:
+        """Of the open step."""
+        return sum(counts[SYNCS] for counts in self._record.open_counts)
+
+    def site(self, frame: FrameType) -> Location | None:
+        """The innermost line outside torch."""
+        return self._record.frames.place(frame).site
+
+    def read(self, name: str, tensor: torch.Tensor, frame: FrameType, *, waits: bool) -> None:
+        """Follows that the host reads a tensor, and counts it where the host waits."""
+        phase = self._phase.current()
+        self._record.open_counts[phase][SYNCS] += waits
+        assert self._trace is not None
+        self._trace.read(name, phase, tensor, frame, waits=waits)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         # A forked data loader worker inherits the mode; what it does is not this process's.
@@ -56,6 +84,8 @@ class RecorderMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if operator.copies:
                 moves, waits = leaves_device(args, kwargs)
                 launches, syncs = not moves, waits
+            if syncs and self._trace is not None and self._trace.on_host(args):
+                syncs = False  # what it reads has been fetched: that is where the host waited
             if launches:
                 counts[LAUNCHES] += 1
                 record.launches += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from fixshape.audit import _reads
 from fixshape.audit._mode import RecorderMode
 from fixshape.audit._phase import PhaseTracker
 from fixshape.audit._record import Record
@@ -18,12 +19,20 @@ class OpRecorder:
     An *op compile* is the first launch of a key: operator, dtype, shape and device of each input, int and bool arguments, not
     Python floats. It is a prediction under that key, made without the device, not a measurement. Results are bitwise the same.
 
+    With lines, ``.tolist()``, ``.numpy()``, ``np.asarray``, ``.cpu()`` and ``.to("cpu")`` of a tensor that is on the CPU already
+    count as host syncs, though torch dispatches nothing there: as ``Tensor.tolist``, ``Tensor.numpy`` and ``Tensor.cpu``. They
+    count where a device would wait: for what an op has made, for parameters, and for what ``.to(device)`` has moved; not for a
+    batch as its loader gave it. What has been fetched by ``.cpu()`` is the host's until the step ends, and so is what is made of
+    it alone: ``loss.cpu().item()`` is one sync. ``.to("cpu")`` is told from ``.to(device)`` by its line; with
+    ``non_blocking=True`` nothing waits.
+
     What is *not* seen: views, allocations and size queries are no launches, and neither is a copy to another kind of device. What
-    happens inside one kernel is one launch, and so is a higher-order operator. A size that came from ``.item()`` is a Python int
-    like any other: it shows in the key of what is made with it. Under a ``FakeTensorMode`` nothing runs, and what would run is
-    counted. A region that :func:`torch.compile` compiled runs compiled, as it would without the recorder: its fused kernels are
-    not seen, the ops that it still dispatches are. (The compiled functions of torch 2.9 do not bear a dispatch mode: there the
-    region runs eagerly and is seen as such.)
+    happens inside one kernel is one launch, and so is a higher-order operator. A tensor that is printed or handed on by DLPack is
+    no sync, nor is the read of a buffer or a constant that no op has written and nothing has moved. A size that came from
+    ``.item()`` is a Python int like any other: it shows in the key of what is made with it. Under a ``FakeTensorMode`` nothing
+    runs, and what would run is counted. A region that :func:`torch.compile` compiled runs compiled, as it would without the
+    recorder: its fused kernels are not seen, nor is a read of what they gave without a gradient; the ops that it still dispatches
+    are. (The compiled functions of torch 2.9 do not bear a dispatch mode: there the region runs eagerly and is seen as such.)
 
     Ops of the host count as any others do: enter it around the step and not around the data loader. Forked workers do not count.
 
@@ -38,7 +47,8 @@ class OpRecorder:
 
     Args:
         lines: follow each op's place and each tensor's shape from op to op. Without, a step costs less, and a report has no
-            causes and no graphs, and ops of the backward pass have the line of ``loss.backward()``; the counts are the same.
+            causes and no graphs, and ops of the backward pass have the line of ``loss.backward()``; the counts are the same, but
+            for syncs: only with lines are those seen that are no op, and those left out that read what has been fetched.
 
     Example:
         >>> import torch
@@ -63,6 +73,7 @@ class OpRecorder:
         if self._depth == 0:
             mode = RecorderMode(self._record, self._phase, self._trace)
             if self._trace is not None:
+                _reads.listen()
                 self._trace.enter()
             mode.__enter__()  # type: ignore[no-untyped-call]
             self._mode = mode
@@ -75,6 +86,8 @@ class OpRecorder:
     ) -> None:
         self._depth -= 1
         if self._depth == 0 and self._mode is not None:
+            if self._trace is not None:
+                _reads.ignore()
             self._phase.remove()
             mode, self._mode = self._mode, None
             mode.__exit__(exception_type, exception, traceback)  # type: ignore[no-untyped-call]

@@ -47,7 +47,8 @@ class Origin:
     Args:
         kind: ``"compile"`` (first launch of a key), ``"dynamic"`` (the output shape depended on tensor values), ``"sync"`` (the
             host waited for a value) or ``"input"`` (a tensor came into the step with another shape than before).
-        op: the operator overload, ``"aten.add.Tensor"``; ``""`` of an input.
+        op: the operator overload, ``"aten.add.Tensor"``; ``"Tensor.tolist"``, ``"Tensor.numpy"`` or ``"Tensor.cpu"`` of a read on
+            the host that is no op; ``""`` of an input.
         phase: ``"forward"``, ``"backward"`` or ``"optimizer"``.
         site: innermost line outside torch and the standard library; ``None`` where no Python was running. An op of the backward
             pass has the line of its forward op, or its own where Python computes the gradient. Of an input: as ``caller``.
@@ -104,7 +105,7 @@ class PhaseCounts:
         launches: ops that do work on data; views, allocations and size queries do none.
         compiles: launches of a key that had not been seen before.
         dynamic: ops whose output shape depended on tensor values.
-        syncs: ops that made the host wait for a value; what a dynamic-shape op waits for is in ``dynamic`` only.
+        syncs: ops and reads that make the host wait for a value; what a dynamic-shape op waits for is in ``dynamic`` only.
     """
 
     launches: int = 0
@@ -185,6 +186,7 @@ class AuditReport:
             followed from tensor to tensor; a size that Python reads (``len(x)``, ``.item()``) and makes a tensor with is not.
         graphs: compiles of each step by a device that compiles graphs, as :func:`fixshape.audit.predict` says; ``()`` unless
             lines were recorded.
+        pieces: compiles of each step by ``torch.compile``, likewise.
 
     Example:
         >>> origin = Origin(kind="dynamic", op="aten.nonzero.default", phase="forward", site=Location("_utils.py", 412))
@@ -199,6 +201,7 @@ class AuditReport:
     origins: Mapping[Origin, int]
     causes: Mapping[Origin, int] = field(default_factory=dict)
     graphs: tuple[int, ...] = ()
+    pieces: tuple[int, ...] = ()
 
     def total(self) -> StepCounts:
         """All steps together."""

@@ -93,7 +93,17 @@ def _is_module(node: ast.expr) -> bool:
     root = node
     while isinstance(root, ast.Attribute):
         root = root.value
-    return isinstance(root, ast.Name) and root.id in ("torch", "F", "nn", "torchvision", "ops", "functional", "box_ops", "np")
+    return isinstance(root, ast.Name) and root.id in (
+        "torch",
+        "F",
+        "nn",
+        "torchvision",
+        "ops",
+        "functional",
+        "box_ops",
+        "np",
+        "numpy",
+    )
 
 
 def _part(node: ast.expr) -> str:
@@ -116,6 +126,10 @@ def _nonzero(line: Line, shapes: Sequence[str]) -> str:
             continue
         found = f"fixed_nonzero({condition}, size=...)"
         parent = line.parents.get(call)
+        if isinstance(parent, ast.Subscript) and isinstance(parent.slice, ast.Tuple):  # nonzero(mask)[:, 1]
+            name = _target(line) if line.parents.get(parent) is line.statement else ""
+            column = ast.unparse(ast.Subscript(ast.Name("found.indices"), parent.slice, ast.Load()))
+            return f"found = {found}; {name + ' = ' if name else ''}{column}  # valid: found.valid_mask"
         targets = line.statement.targets[0] if isinstance(line.statement, ast.Assign) else None
         if isinstance(targets, ast.Tuple) and line.statement is parent:
             names = ", ".join(map(ast.unparse, targets.elts))
@@ -133,7 +147,9 @@ def _read_by_mask(line: Line, shapes: Sequence[str]) -> str:
     ]
     # A comparison is a mask for sure; a name may be integers.
     reads.sort(key=lambda node: not isinstance(node.slice, (ast.Compare, ast.UnaryOp, ast.BinOp)))
-    return _keep_all(line, reads[0], ast.unparse(reads[0].value), ast.unparse(reads[0].slice)) if reads else ""
+    if reads:
+        return _keep_all(line, reads[0], ast.unparse(reads[0].value), ast.unparse(reads[0].slice))
+    return _write(line, shapes)  # a gradient of a write, told at the line of the write
 
 
 def _may_mask(node: ast.Subscript) -> bool:
@@ -163,11 +179,21 @@ def _without_mask(node: ast.expr, mask: str) -> str:
 
 
 def _write_by_mask(line: Line, shapes: Sequence[str]) -> str:
-    statement = line.statement
+    # Or the gradient of a read, told at the line of the read.
+    return _write(line, shapes) if _is_write(line.statement) else _read_by_mask(line, shapes)
+
+
+def _is_write(statement: ast.stmt) -> bool:
     target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-    if not isinstance(target, ast.Subscript) or not isinstance(statement, (ast.Assign, ast.AugAssign)):
-        return _read_by_mask(line, shapes)  # the gradient of a read, told at the line of the read
-    if not _may_mask(target):
+    return isinstance(target, ast.Subscript) and isinstance(statement, (ast.Assign, ast.AugAssign))
+
+
+def _write(line: Line, shapes: Sequence[str]) -> str:
+    statement = line.statement
+    if not isinstance(statement, (ast.Assign, ast.AugAssign)):
+        return ""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+    if not isinstance(target, ast.Subscript) or not _may_mask(target):
         return ""
     whole, mask = ast.unparse(target.value), ast.unparse(target.slice)
     value = _without_mask(statement.value, mask)
@@ -257,10 +283,10 @@ def _nms(line: Line, shapes: Sequence[str]) -> str:
 def _item(line: Line, shapes: Sequence[str]) -> str:
     statement = line.statement
     if isinstance(statement, (ast.If, ast.While, ast.Assert)) and statement.test in line.nodes:
-        test = ast.unparse(statement.test)
         if isinstance(statement, ast.Assert) or any(isinstance(part, ast.Raise) for part in statement.body):
-            return f"check it in the collate function, on the host: {test}"
-        return f"compute both and choose: torch.where({test}, a, b)"
+            return f"check it in the collate function, on the host: {ast.unparse(statement.test)}"
+        condition = _condition(statement.test)
+        return f"compute both and choose: torch.where({condition}, a, b)" if condition else ""
     for call in _calls(line, "max"):
         bounds = [part for part in call.args if isinstance(part, ast.Constant)]
         values = [part for part in call.args if not isinstance(part, ast.Constant)]
@@ -272,6 +298,14 @@ def _item(line: Line, shapes: Sequence[str]) -> str:
             name = _target(line)
             return f"{name} = {kept}" if name and line.parents.get(call) is statement else f"{kept}.detach()  # stays a tensor"
     return ""
+
+
+def _condition(test: ast.expr) -> str:
+    """A test as a tensor; ``""`` where it joins tensors with what Python knows."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        inner = _condition(test.operand)
+        return inner and f"torch.logical_not({inner})"
+    return "" if isinstance(test, ast.BoolOp) else ast.unparse(test)
 
 
 def _read(node: ast.expr) -> str:
@@ -287,9 +321,12 @@ def _read(node: ast.expr) -> str:
 
 
 def _to_host(line: Line, shapes: Sequence[str]) -> str:
-    for call in _calls(line, "cpu", "numpy", "tolist", "to"):
+    calls = sorted(
+        _calls(line, "cpu", "to", "numpy", "tolist", "asarray", "array"), key=lambda call: called(call) not in ("cpu", "to")
+    )
+    for call in calls:
         if isinstance(call.func, ast.Attribute) and (called(call) != "to" or "cpu" in ast.unparse(call)):
-            value = call.func.value
+            value = call.args[0] if _is_module(call.func.value) and call.args else call.func.value
             while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and called(value) in ("cpu", "detach"):
                 value = value.func.value
             copy = f'{_part(value)}.detach().to("cpu", non_blocking=True)'

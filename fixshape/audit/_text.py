@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from fixshape._check import check_at_least
 from fixshape.audit._catalogue import CATALOGUE
@@ -16,6 +17,7 @@ BOLD, RED, GREEN, YELLOW, CYAN = "1", "31", "32", "33", "36"
 NARROWEST = 40
 _MOST_ROWS = 20
 _MOST_SHAPES = 6
+_AS_ABOVE = "as above"
 ENDED = {
     "running": "not ended: the script runs still, or its process ended without a word",
     "stopped": "stopped after the steps that were asked for",
@@ -120,10 +122,12 @@ def _findings(audit: Audit, paint: Paint, width: int) -> Iterator[str]:
         yield paint(BOLD, "Findings: none")
         return
     yield paint(BOLD, f"Findings: {len(audit.findings):,}")
-    steps = len(audit.report.steps)
+    steps, before = len(audit.report.steps), ""
     for finding in audit.findings:
         yield ""
-        yield from finding_lines(finding, steps, paint, width)
+        again = finding.suggestion and finding.suggestion == before
+        yield from finding_lines(replace(finding, suggestion=_AS_ABOVE) if again else finding, steps, paint, width)
+        before = finding.suggestion
 
 
 def finding_lines(finding: Finding, steps: int, paint: Paint, width: int) -> Iterator[str]:
@@ -174,8 +178,8 @@ def _sections(audit: Audit) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     if varying:
         yield "Inputs whose shapes vary", [(key, _histogram(shapes)) for key, shapes in varying.items()]
     if audit.predicted:
-        rows = [(device, _series(compiles)) for device, compiles in audit.predicted.items()]
-        yield "Compiles of each step, predicted for each kind of device", rows
+        rows = [(backend, _series(compiles)) for backend, compiles in audit.predicted.items()]
+        yield "Compiles of each step, predicted for each backend", rows
 
 
 def _histogram(shapes: Mapping[str, int]) -> str:

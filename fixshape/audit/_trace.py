@@ -14,9 +14,11 @@ from fixshape.audit._cause import Causes
 from fixshape.audit._key import hashable_key, op_key
 from fixshape.audit._lazy import LazyGraphs
 from fixshape.audit._operator import Operator
-from fixshape.audit._phase import FORWARD
+from fixshape.audit._phase import BACKWARD, FORWARD
+from fixshape.audit._pieces import Pieces, cuts
 from fixshape.audit._record import Record
 from fixshape.audit._report import PHASES, WARM_UP, AuditReport, Kind, Origin
+from fixshape.audit._whereabouts import Whereabouts
 
 _Results = list[torch.Tensor]
 
@@ -25,10 +27,12 @@ class Trace:
     """Follows every op that a :class:`Record` counts, and views. Between steps it holds numbers and shapes, never a tensor."""
 
     def __init__(self, record: Record) -> None:
+        self.whereabouts = Whereabouts()
         self._record = record
         self._links = Links(record.frames)
         self._causes = Causes()
         self._graphs = LazyGraphs()
+        self._pieces = Pieces()
 
     def enter(self) -> None:
         self._links.enter()
@@ -36,14 +40,17 @@ class Trace:
     def close_step(self) -> None:
         self._links.forget()
         self._causes.forget()
+        self.whereabouts.close_step()
         self._graphs.close_step()
+        self._pieces.close_step()
 
     def complete(self, report: AuditReport) -> AuditReport:
         """The report with what was followed."""
-        graphs = list(self._graphs.steps)
+        graphs, pieces = list(self._graphs.steps), list(self._pieces.steps)
         if len(report.steps) > len(graphs):
             graphs.append(self._graphs.open_step())
-        return replace(report, causes=dict(self._causes.counts), graphs=tuple(graphs))
+            pieces.append(self._pieces.open_step())
+        return replace(report, causes=dict(self._causes.counts), graphs=tuple(graphs), pieces=tuple(pieces))
 
     def run(
         self,
@@ -57,7 +64,7 @@ class Trace:
         frame: FrameType,
     ) -> Any:
         """Runs the op, takes down what it did, and follows what came out."""
-        causes, graphs, links = self._causes, self._graphs, self._links
+        causes, graphs, links, pieces = self._causes, self._graphs, self._links, self._pieces
         tensors = _tensors(args)
         if kwargs:
             tensors += _tensors(kwargs.values())
@@ -86,23 +93,41 @@ class Trace:
             graphs.read(masks)  # a lazy device makes integers of them on the host, to fill one value in too
         result = func(*args, **kwargs)
         results = _tensors((result,))
+        if operator.copies and not key:  # it is no launch, and so left one kind of device for another
+            self.whereabouts.leave((*tensors, *results))
+        on_host = self.whereabouts.follow(tensors, results, is_view=operator.is_view)
         if forward is not None:
             # What the gradient will have to do with: sizes that go in and sizes that come out.
             out = causes.follow(func, args, tensors, results, sizes, dynamic)
             forward.sizes = {**sizes, **out} if out else dict(sizes)
         else:
             causes.follow(func, args, tensors, results, sizes, dynamic)
-        if dynamic is not None and not _is_index(name):
+        number = _number(key or op_key(args, kwargs)) if results else 0
+        if on_host or (dynamic is not None and not _is_index(name)):
             graphs.computed(results)
         elif results:
-            whole: tuple[Any, ...] = key or op_key(args, kwargs)
-            if masks:
-                whole = (whole, *map(_true, masks))
-            try:
-                graphs.follow(name, whole, tensors, results, is_view=operator.is_view)
-            except TypeError:
-                graphs.follow(name, hashable_key(whole), tensors, results, is_view=operator.is_view)
+            call = (number, *map(_true, masks)) if masks else number
+            graphs.follow(name, call, tensors, results, is_view=operator.is_view)
+        if phase == BACKWARD:
+            pieces.backward()
+        elif phase == FORWARD:
+            if cuts(operator, kinds):
+                pieces.cut(frame)
+            elif results:
+                pieces.follow(name, number, args, kwargs, tensors, frame)
         return result
+
+    def on_host(self, args: Sequence[Any]) -> bool:
+        """Whether an op's tensors have all been fetched from the device before."""
+        return self.whereabouts.on_host(_tensors(args))
+
+    def read(self, name: str, phase: int, tensor: torch.Tensor, frame: FrameType, *, waits: bool) -> None:
+        """Takes down that the host reads a tensor, and not by an op."""
+        if waits:
+            self._record.note(("sync",), name, phase, (tensor,), {}, self._links.place(frame, phase))
+        self._graphs.read((tensor,))
+        if phase == FORWARD and name == "Tensor.tolist":  # the compiler takes numpy() and cpu() into its graph
+            self._pieces.cut(frame)
 
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
@@ -113,6 +138,13 @@ def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
         elif isinstance(value, (list, tuple)):
             found += [entry for entry in value if isinstance(entry, torch.Tensor)]
     return found
+
+
+def _number(key: tuple[Any, ...]) -> int:
+    try:
+        return hash(key)
+    except TypeError:
+        return hash(hashable_key(key))
 
 
 def _is_index(name: str) -> bool:

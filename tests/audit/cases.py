@@ -6,6 +6,7 @@ Shapes: ``N`` = 8 rows of ``C`` = 4 numbers. Values, and so the number of True e
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -305,6 +306,41 @@ def formatted(b):
     return f"{b.loss.mean():.3f}"
 
 
+@case("FS201", lambda b: b.labels.tolist())  # a batch is on the host when the loader gives it
+def tolist(b):
+    return (b.labels + 1).tolist()
+
+
+@case("FS201", lambda b: b.loss.max())
+def tolist_of_one_value(b):
+    return b.loss.max().tolist()
+
+
+@case("FS202", lambda b: b.loss.to(torch.device("cpu")) * 2)
+def cpu(b):
+    return (b.loss * 2).cpu()
+
+
+@case("FS202", lambda b: (b.loss * 2).to(b.x.device))
+def to_cpu(b):
+    return (b.loss * 2).to("cpu")
+
+
+@case("FS202", lambda b: b.scores.numpy())
+def numpy(b):
+    return b.scores.sigmoid().numpy()
+
+
+@case("FS202", lambda b: np.asarray(b.labels))
+def numpys_own_way(b):
+    return np.asarray(b.boxes[:, 2:] - b.boxes[:, :2], dtype=np.float64)
+
+
+@case("FS202", lambda b: (b.loss * 2).to("cpu", non_blocking=True))
+def cpu_and_then_anything(b):
+    return (b.loss * 2).detach().cpu().double().numpy()
+
+
 @case("FS202", lambda b: b.loss.to(torch.float16))
 def copy_to_the_host(b):
     with FakeTensorMode():
@@ -322,6 +358,20 @@ def slice_by_a_count(b):
 def range_of_a_count(b):
     n = b.mask.sum().item()
     return torch.arange(n)
+
+
+@case("FS203", lambda b: masked_sum(b.x, valid_mask=torch.arange(N) < b.mask.sum()))
+def slice_by_a_list(b):
+    inside, outside = torch.stack((b.mask.sum(), (~b.mask).sum())).tolist()
+    return b.x[:inside].sum() / outside
+
+
+@case("FS203", lambda b: masked_sum(b.x, valid_mask=torch.arange(N) < b.mask.sum()))
+def slices_of_a_loop(b):
+    total = 0
+    for length in b.mask.sum(0, keepdim=True).tolist():
+        total += b.x[:length].sum()
+    return total
 
 
 @case("FS203", lambda b: b.x[:3].sum())

@@ -12,7 +12,7 @@ from fixshape.audit._judge import judge
 from fixshape.audit._rules import RULES
 from fixshape.errors import UsageError
 
-SEEN_IN_ONE_STEP = [code for code in CATALOGUE if code not in ("FS109", "FS202", "FS203", "FS301", "FS302", "FS303")]
+SEEN_IN_ONE_STEP = [code for code in CATALOGUE if code not in ("FS109", "FS203", "FS301", "FS302", "FS303")]
 
 
 def _given():

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -51,6 +52,24 @@ def test_what_follows_from_a_mask_hangs_under_it():
     assert cause in report.origins
     assert cause.kind == "dynamic"
     assert number == 2 * 2  # steps 2 and 3; the warm-up is not counted
+
+
+def test_an_input_in_the_place_of_one_that_is_gone_is_another():
+    same_place = []
+
+    def program(number: int) -> None:
+        first = torch.from_numpy(np.ones(5))
+        first.sin()
+        place = id(first)
+        del first
+        second = torch.from_numpy(np.ones(6 + number))
+        same_place.append(id(second) == place)
+        second.cos()
+
+    report = _record(program, range(4))
+    assert any(same_place[1:]), "Python has given the second the place of the first"
+    assert report.by_operator("input")[""] == 3
+    assert _late(report) == {"aten.cos.default forward": "input"}
 
 
 def test_the_warm_up_is_not_counted_and_still_told():

@@ -101,6 +101,16 @@ def test_nothing_differs_from_itself_in_whatever_order(audit, random):
     assert compare(audit, audit).kept == len(audit.findings)
 
 
+def test_each_backend_that_either_has_is_told():
+    report = AuditReport((), (), {}, {})
+    before = Audit(report=report, predicted={"npu": (9, 1, 4)})
+    after = Audit(report=report, predicted={"npu": (9, 0, 0), "torch.compile": (3, 1, 1, 2)})
+    told = comparison_text(compare(before, after))
+    assert "  npu            4 before, 0 after\n" in told
+    assert "  torch.compile  none recorded before, 1.5 after\n" in told
+    assert "<td><code>torch.compile</code></td><td><code>none recorded</code></td>" in comparison_html(compare(before, after))
+
+
 def test_the_page_has_a_chart_of_both():
     page = comparison_html(_golden())
     assert page.count('<rect class="two"') == 5 and page.count('<rect class="one"') == 2
@@ -111,6 +121,15 @@ def test_the_page_has_a_chart_of_both():
 def test_nothing_in_the_page_becomes_markup():
     name = '"><img src=x onerror=alert(1)></script>'
     finding = Finding(code=name, op=name, phase="forward", site=Location(name, 1, name), module=name, suggestion=name)
-    row = Comparison(commands=(name, name), before=(1,), after=(), gone=(finding,), new=(finding,), changed=(), kept=0)
+    row = Comparison(
+        commands=(name, name),
+        before=(1,),
+        after=(),
+        gone=(finding,),
+        new=(finding,),
+        changed=(),
+        kept=0,
+        predicted={name: ((1,), ())},
+    )
     page = comparison_html(row)
     assert "<img" not in page and page.count("</script>") == 1

@@ -23,7 +23,7 @@ ORIGIN = Origin(kind="dynamic", op="aten.nonzero.default", phase="forward", site
 def rank(*compiles: int, **changes) -> Audit:
     steps = tuple(StepCounts(PhaseCounts(launches=10, compiles=number)) for number in compiles)
     event = OpEvent(kind="dynamic", op=ORIGIN.op, phase="forward", site=HERE)
-    report = AuditReport(steps, (event,), {"dynamic": 1}, {ORIGIN: 3}, causes={ORIGIN: 2}, graphs=compiles)
+    report = AuditReport(steps, (event,), {"dynamic": 1}, {ORIGIN: 3}, causes={ORIGIN: 2}, graphs=compiles, pieces=compiles)
     finding = Finding(code="FS101", op=ORIGIN.op, phase="forward", site=HERE, count=3, steps=2, compiles=4, shapes=("bool[9]",))
     audit = Audit(
         report=report, findings=(finding,), unknown={"a.b": 1}, predicted={"npu": compiles},
@@ -36,6 +36,7 @@ def test_counts_are_sums_step_by_step():
     merged = merge([rank(5, 1, 0), rank(7, 2)])
     assert [step.compiles for step in merged.report.steps] == [12, 3, 0]
     assert (merged.predicted, merged.report.graphs) == ({"npu": (12, 3, 0)}, (12, 3, 0))
+    assert merged.report.pieces == (12, 3, 0)
     assert (merged.unknown, merged.inputs) == ({"a.b": 2}, {"batch": {"f32[2]": 4}})
     assert merged.report.origins == {ORIGIN: 6} and merged.report.causes == {ORIGIN: 4}
     assert len(merged.report.events) == 2 and merged.report.left_out["dynamic"] == 2

@@ -100,18 +100,29 @@ def test_a_momentum_is_made_in_the_first_step_only():
     assert _graphs(program, 4) == (1, 1, 0, 0)
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_last_dimension_is_not_the_one_before(as_list):
+    square = torch.ones(3, 3)
+
+    def program(number: int) -> torch.Tensor:
+        dimension = -1 - number % 2  # of which Python's hash is the same
+        return square.sum([dimension]) if as_list else square.cumsum(dimension)
+
+    assert _graphs(program, 4) == (1, 1, 0, 0)
+
+
 def test_an_open_step_is_predicted_as_if_it_ended():
     recorder = OpRecorder()
     with recorder:
         kept = ROWS.sin()
-        assert predict(recorder) == predict(recorder.report()) == {"npu": (1,), "xla": (1,)}
+        assert predict(recorder) == predict(recorder.report()) == {"npu": (1,), "xla": (1,), "torch.compile": (1,)}
         recorder.step()
         kept = ROWS.sin()
-    assert predict(recorder) == {"npu": (1, 0), "xla": (1, 0)}
+    assert predict(recorder) == {"npu": (1, 0), "xla": (1, 0), "torch.compile": (1, 0)}
     assert kept is not None
 
 
-def test_without_lines_no_graph_is_known():
+def test_without_lines_neither_graphs_nor_pieces_are_known():
     with OpRecorder(lines=False) as recorder:
         ROWS.sin()
     assert predict(recorder) == {"npu": (1,)}
