@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from fixshape import audit, backend, collate, detection, errors, ops, plan, train
     from fixshape.audit import OpRecorder
     from fixshape.backend import get_backend
-    from fixshape.collate import PadToBucket
+    from fixshape.collate import BucketBatchSampler, PadToBucket, make_loader
     from fixshape.detection import Detections, to_static
     from fixshape.errors import FixshapeError, FixshapeWarning
-    from fixshape.plan import Bucket, ShapePlan
+    from fixshape.plan import Bucket, ShapePlan, plan_buckets
     from fixshape.train import CompileGuard, fit, warmup, watch
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Bucket": "plan",
+    "BucketBatchSampler": "collate",
     "CompileGuard": "train",
     "Detections": "detection",
     "FixshapeError": "errors",
@@ -32,6 +33,8 @@ _HOME = {
     "ShapePlan": "plan",
     "fit": "train",
     "get_backend": "backend",
+    "make_loader": "collate",
+    "plan_buckets": "plan",
     "to_static": "detection",
     "warmup": "train",
     "watch": "train",
@@ -40,6 +43,7 @@ _PACKAGES = ("audit", "backend", "collate", "detection", "errors", "ops", "plan"
 
 __all__ = [
     "Bucket",
+    "BucketBatchSampler",
     "CompileGuard",
     "Detections",
     "FixshapeError",
@@ -55,8 +59,10 @@ __all__ = [
     "errors",
     "fit",
     "get_backend",
+    "make_loader",
     "ops",
     "plan",
+    "plan_buckets",
     "to_static",
     "train",
     "warmup",

@@ -36,7 +36,7 @@ class DatasetError(FixshapeError, ValueError):
 
 
 class CheckpointError(FixshapeError, ValueError):
-    """A weights file is missing, broken, or belongs to another model."""
+    """Saved weights, or a saved state, are missing, broken, or belong to another model or run."""
 
 
 class ModelError(FixshapeError, TypeError):

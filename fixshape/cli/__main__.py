@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Sequence
 
 from fixshape import __version__
-from fixshape.cli import _audit, _env, _explain, _train
+from fixshape.cli import _audit, _env, _explain, _plan, _train
 from fixshape.cli._audit_arguments import split
 from fixshape.cli._exit import ExitCode
 from fixshape.errors import FixshapeError, NonFiniteLossError, ShapeDriftError
 
 _EPILOG = """examples:
   $ fixshape train           the main job on drawn shapes, in about a minute; nothing is downloaded
+  $ fixshape plan sizes.csv  the few shapes to pad a data set to
   $ fixshape audit train.py  what is dynamic in a training script, where, and what it costs
   $ fixshape explain FS101   what a finding of the audit means, and the rewrite
   $ fixshape env             what can be used here, and why not the rest
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fixshape {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (_train, _audit, _explain, _env):
+    for command in (_train, _plan, _audit, _explain, _env):
         command.add_parser(commands)
     return parser
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -27,14 +28,16 @@ class PadToBucket:
 
     Images sit at the top left of the canvas, so that boxes, masks and keypoints keep their coordinates. Nothing is resized,
     normalised, clipped or reordered, and no box is dropped unless a policy asks for it. It does not choose which samples share a
-    batch. It works on the host and may be sent to DataLoader workers; there, a batch is built in shared memory.
+    batch (:class:`fixshape.BucketBatchSampler` does). It works on the host and may be sent to DataLoader workers; there, a batch
+    is built in shared memory.
 
     Args:
-        plan: a :class:`~fixshape.plan.ShapePlan`, of which the smallest bucket that covers all the samples of a batch is taken;
+        plan: a :class:`~fixshape.plan.ShapePlan`, of which the bucket that the samples carry is taken
+            (``plan.shapes[target["bucket"]]``), or where they carry none, the smallest that covers all the samples of a batch;
             or one :class:`~fixshape.plan.Bucket`; or ``(height, width)`` in pixels, with ``max_boxes``.
         max_boxes: box slots M per image. Needed for ``(height, width)``; otherwise it replaces the slots of every bucket.
         batch_size: B. A shorter list is completed with fillers: all-padding images with ``image_valid`` False, sizes (0, 0) and
-            ``image_id`` -1. ``None``: B is the length of the list.
+            ``image_id`` -1. Where the plan has a batch size for the bucket, that is B. ``None``: B is the length of the list.
         num_classes: labels must lie in 0..num_classes-1 (torchvision counts the background as class 0). ``None``: 0 or more.
         overflow: for an image with more boxes than slots: ``"error"``; ``"sample"``, keep a random subset, drawn from torch's
             default generator; ``"largest"``, keep the boxes of largest area, of equal areas the earlier. The order of the kept
@@ -87,7 +90,7 @@ class PadToBucket:
     def __repr__(self) -> str:
         names = ("batch_size", "num_classes", "overflow", "invalid", "mask_size")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"PadToBucket({'; '.join(map(str, self.plan.buckets))}; {options})"
+        return f"PadToBucket({'; '.join(map(str, self.plan.shapes))}; {options})"
 
     def __call__(self, samples: Sequence[tuple[Tensor, Mapping[str, Any]]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Pads one batch.
@@ -96,7 +99,8 @@ class PadToBucket:
             samples: pairs ``(image, target)``. ``image`` is a tensor [C, h, w] of any dtype. ``target`` is a dict; its values may
                 be tensors, tv_tensors, arrays or lists: ``boxes`` [n, 4] XYXY pixels and ``labels`` [n] (both absent: no boxes),
                 and where there, ``area`` [n], ``iscrowd`` [n], ``masks`` [n, h, w] bool or uint8, ``keypoints`` [n, K, 3],
-                ``image_id`` (a whole number) and ``orig_size``, the (height, width) before the host resize (absent: h, w).
+                ``image_id`` (a whole number), ``orig_size``, the (height, width) before the host resize (absent: h, w), and
+                ``bucket``, an index into ``plan.shapes``: in every sample of a batch the same, or in none.
                 Other keys are not read. A target is not changed.
 
         Returns:
@@ -112,24 +116,26 @@ class PadToBucket:
             zero.
 
         Raises:
-            BucketError: an image is larger than every bucket, no bucket holds all images, or there are more boxes than slots.
+            BucketError: an image is larger than every bucket, no bucket holds all images, or there are more boxes than slots;
+                or samples carry different buckets, or one that does not hold them.
             TargetError: the list is empty; a sample is not a pair; a target has entries of different length, values that cannot
                 be trained on, or lacks an entry that others have; masks or keypoints do not fit.
-            ShapeError: there are more samples than ``batch_size``; an image is not [C, h, w]; channel counts differ; boxes are
+            ShapeError: there are more samples than B; an image is not [C, h, w]; channel counts differ; boxes are
                 not [n, 4].
             DtypeError: dtypes of images differ, or a value has a type that it cannot have.
         """
         if len(samples) == 0:
             raise TargetError("PadToBucket: got an empty batch, expected at least one sample. Check the batch sampler.")
-        rows = len(samples) if self.batch_size is None else self.batch_size
-        if len(samples) > rows:
-            raise ShapeError(f"PadToBucket: got {len(samples)} samples, expected at most batch_size={rows}.")
         drop_invalid = self.invalid == "drop"
         read = [
             read_sample(position, sample, num_classes=self.num_classes, drop_invalid=drop_invalid)
             for position, sample in enumerate(samples)
         ]
-        bucket = choose_bucket(self.plan, read, self.overflow)
+        index = choose_bucket(self.plan, read, self.overflow)
+        bucket = self.plan.shapes[index]
+        rows = len(samples) if self.batch_size is None else self.plan.batch_size(index, self.batch_size)
+        if len(samples) > rows:
+            raise ShapeError(f"PadToBucket: got {len(samples)} samples, expected at most batch_size={rows}.")
         read = [cut_boxes(sample, bucket.max_boxes, self.overflow) for sample in read]
         if self.mask_size is not None:
             read = [with_box_masks(sample, self.mask_size) for sample in read]
@@ -154,13 +160,18 @@ class PadToBucket:
 
 
 def _as_plan(plan: ShapePlan | Bucket | tuple[int, int], max_boxes: int | None) -> ShapePlan:
-    if isinstance(plan, ShapePlan | Bucket):
-        buckets = plan.buckets if isinstance(plan, ShapePlan) else (plan,)
-        if max_boxes is not None:
-            buckets = tuple(Bucket(bucket.height, bucket.width, max_boxes) for bucket in buckets)
-        return ShapePlan(buckets)
+    if isinstance(plan, Bucket):
+        plan = ShapePlan([plan])
+    if isinstance(plan, ShapePlan):
+        return plan if max_boxes is None else _with_slots(plan, max_boxes)
     if not isinstance(plan, tuple | list) or len(plan) != 2:
         raise ShapeError(f"PadToBucket: plan is {plan!r}, expected a ShapePlan, a Bucket or (height, width).")
     if max_boxes is None:
         raise ShapeError(f"PadToBucket: {tuple(plan)!r} says nothing of box slots. Give max_boxes=, or a Bucket or a ShapePlan.")
     return ShapePlan([Bucket(*plan, max_boxes)])
+
+
+def _with_slots(plan: ShapePlan, max_boxes: int) -> ShapePlan:
+    """The plan's shapes with other box slots; buckets that differ in nothing else become one, so that batch sizes go."""
+    fallback = plan.fallback and replace(plan.fallback, max_boxes=max_boxes)
+    return ShapePlan([replace(bucket, max_boxes=max_boxes) for bucket in plan.buckets], fallback=fallback)

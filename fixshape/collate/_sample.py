@@ -24,7 +24,8 @@ class Sample:
     """What :func:`read_sample` found.
 
     ``rows`` holds ``boxes`` [n, 4] and ``labels`` [n], and of ``area`` [n], ``iscrowd`` [n], ``masks`` [n, H, W] and
-    ``keypoints`` [n, K, 3] what the target has. ``name`` says which sample it is, for messages.
+    ``keypoints`` [n, K, 3] what the target has. ``name`` says which sample it is, for messages. ``bucket`` is the index into
+    the plan's shapes that a :class:`fixshape.BucketBatchSampler` gave its batch, if one did.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Sample:
     rows: dict[str, Tensor]
     image_id: int | None
     orig_size: tuple[int, int]
+    bucket: int | None = None
     dropped: int = 0
 
     @property
@@ -87,7 +89,8 @@ def read_sample(position: int, sample: Any, *, num_classes: int | None, drop_inv
     image = _image(where, image)
     size = (image.shape[1], image.shape[2])
     orig_size = size if target.get("orig_size") is None else pair_of_ints(where, "orig_size", target["orig_size"])
-    read = Sample(name, image, row_values(where, target, size), image_id, orig_size)
+    bucket = None if target.get("bucket") is None else whole_number(where, "bucket", target["bucket"])
+    read = Sample(name, image, row_values(where, target, size), image_id, orig_size, bucket)
     _check_labels(where, read.rows["labels"], num_classes)
     return _without_invalid(where, read, drop_invalid)
 

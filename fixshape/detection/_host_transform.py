@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional
 
+from fixshape._check import check_at_least
 from fixshape.errors import DtypeError, ModelError, ShapeError
-from fixshape.plan import resized_size
+from fixshape.plan import resize_sizes, resized_size
 
 
 class HostTransform:
@@ -44,20 +47,25 @@ class HostTransform:
         self.fixed_size = fixed_size
         self._resize = GeneralizedRCNNTransform(list(min_size), max_size, [0.0], [1.0], fixed_size=fixed_size).train(training)
 
-    def __call__(self, image: Any, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def __call__(
+        self, image: Any, target: dict[str, Any] | None = None, *, min_size: int | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Resizes one sample.
 
         Args:
             image: a PIL image, or a tensor [C, H, W], uint8 or floating in [0, 1].
             target: ``boxes`` [n, 4] XYXY pixels, ``masks`` [n, H, W] and ``keypoints`` [n, K, 3] are resized with it, all
                 else is handed on; ``None`` or no ``boxes``: an image without boxes.
+            min_size: what the shorter side becomes of this image, drawn elsewhere: by :class:`fixshape.BucketBatchSampler`.
+                ``None``: one of the transform's own.
 
         Returns:
             The image [C, h, w] in ``dtype``, and a new target with ``orig_size`` (H, W) added.
 
         Raises:
-            ShapeError: the image is not [C, H, W].
+            ShapeError: the image is not [C, H, W]; ``min_size`` is below 1, or given where every image becomes ``fixed_size``.
         """
+        resize = self._resize if min_size is None else self._at(min_size)
         pixels = functional.to_dtype(functional.to_image(image), self.dtype, scale=True).as_subclass(Tensor)
         if pixels.dim() != 3:
             raise ShapeError(f"host_transform: the image has shape {tuple(pixels.shape)}, expected [C, H, W].")
@@ -67,12 +75,40 @@ class HostTransform:
         }
         resized["orig_size"] = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         if "boxes" in resized:
-            return self._resize.resize(pixels, resized)  # type: ignore[no-any-return]
-        return self._resize.resize(pixels, None)[0], resized
+            return resize.resize(pixels, resized)  # type: ignore[no-any-return]
+        return resize.resize(pixels, None)[0], resized
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that an image of that size becomes, without the image; the largest scale where one is drawn."""
         return resized_size(height, width, max(self._resize.min_size), self._resize.max_size, fixed_size=self.fixed_size)
+
+    def sizes(self, sizes: Iterable[Sequence[int]] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """What many images become, for :func:`fixshape.plan_buckets`.
+
+        Args:
+            sizes: [N, 2] or [N, 3] whole numbers, (height, width) or (height, width, boxes) per image, before the resize.
+
+        Returns:
+            [N * S, 2] or [N * S, 3] int64, with the boxes handed on: the S scales that are drawn from while training, all of
+            the first image first, so that a plan covers whatever is drawn; else S is 1.
+
+        Raises:
+            PlanError: there is no row.
+            ShapeError: a row is no size, or a side would become 0 pixels.
+        """
+        scales = self._resize.min_size if self._resize.training else self._resize.min_size[-1:]
+        return resize_sizes(sizes, tuple(scales), self._resize.max_size, fixed_size=self.fixed_size)
+
+    def _at(self, min_size: int) -> GeneralizedRCNNTransform:
+        """The model's transform with one scale instead of its own, not drawn: that takes a random number for one scale too."""
+        check_at_least("host_transform", "min_size", min_size, 1)
+        if self.fixed_size is not None:
+            width, height = self.fixed_size
+            raise ShapeError(
+                f"host_transform: got min_size={min_size}, but every image becomes {height}x{width} (height x width)."
+                " Leave scales= out: this model has one size."
+            )
+        return GeneralizedRCNNTransform([min_size], self._resize.max_size, [0.0], [1.0]).eval()
 
 
 def host_transform(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> HostTransform:

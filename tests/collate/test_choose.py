@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fixshape.collate import PadToBucket
-from fixshape.errors import BucketError
+from fixshape.errors import BucketError, ShapeError, TargetError
 from fixshape.plan import Bucket, ShapePlan
 from tests.collate.samples import EVERYTHING, make_sample
 
@@ -46,6 +46,85 @@ def test_a_bucket_with_more_slots_is_taken_before_anything_is_dropped():
     assert targets["boxes"].shape[1] == 8 and targets["boxes_dropped"].tolist() == [0]
     _, targets = PadToBucket(plan, overflow="largest")([make_sample(boxes=20), make_sample(boxes=2)])
     assert targets["boxes"].shape[1] == 8 and targets["boxes_dropped"].tolist() == [12, 0]
+
+
+def _carrying(bucket, *sample, **options):
+    image, target = make_sample(*sample, **options)
+    return image, {**target, "bucket": bucket}
+
+
+def test_the_bucket_that_the_samples_carry_is_taken_and_not_the_smallest():
+    plan = ShapePlan([LANDSCAPE, PORTRAIT], fallback=Bucket(64, 64, 9))
+    for bucket, shape in enumerate([(20, 40, 4), (40, 20, 4), (64, 64, 9)]):
+        images, targets = PadToBucket(plan)([_carrying(bucket, 20, 20), _carrying(torch.tensor(bucket), 5, 5)])
+        assert (*images.shape[2:], targets["boxes"].shape[1]) == shape
+        assert "bucket" not in targets
+
+
+def test_without_one_the_fallback_is_taken_only_where_nothing_else_holds_the_batch():
+    pad = PadToBucket(ShapePlan([LANDSCAPE, PORTRAIT], fallback=Bucket(64, 64, 9)))
+    for samples, side in (
+        ([make_sample(20, 40)], 40),
+        ([make_sample(20, 40), make_sample(40, 20)], 64),
+        ([make_sample(boxes=5)], 64),
+    ):
+        assert pad(samples)[0].shape[3] == side
+    assert repr(pad).startswith("PadToBucket(20x40, 4 boxes; 40x20, 4 boxes; 64x64, 9 boxes; ")
+
+
+def test_a_bucket_s_own_batch_size_is_what_a_short_batch_is_completed_to():
+    plan = ShapePlan([Bucket(20, 40, 4), Bucket(40, 40, 4)], batch_sizes=[3, 2])
+    assert len(PadToBucket(plan, batch_size=8)([make_sample(20, 40)])[0]) == 3
+    assert len(PadToBucket(plan, batch_size=8)([make_sample(40, 40)])[0]) == 2
+    assert len(PadToBucket(plan)([make_sample(40, 40)])[0]) == 1
+    with pytest.raises(ShapeError, match=r"PadToBucket: got 3 samples, expected at most batch_size=2\."):
+        PadToBucket(plan, batch_size=8)([make_sample(40, 40)] * 3)
+
+
+def test_other_box_slots_are_for_every_shape_of_the_plan():
+    pad = PadToBucket(ShapePlan([LANDSCAPE, Bucket(20, 40, 7)], fallback=Bucket(64, 64, 9)), max_boxes=2)
+    assert pad.plan.shapes == (Bucket(20, 40, 2), Bucket(64, 64, 2))
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            [_carrying(0, image_id=3), _carrying(1)],
+            r"sample 0 \(image_id 3\) carries bucket 0, sample 1 1, expected one bucket in a batch\. Take batches from .* leave",
+        ),
+        ([_carrying(0), make_sample()], r"sample 0 carries bucket 0, sample 1 None, expected one bucket in a batch"),
+        ([make_sample(), _carrying(1)], r"sample 0 carries bucket None, sample 1 1, expected one bucket in a batch"),
+        (
+            [_carrying(2)],
+            r"sample 0 carries bucket 2, but the plan has shapes 0 to 1\. Give PadToBucket the plan that the sampler",
+        ),
+        ([_carrying(-1)], r"sample 0 carries bucket -1, but the plan has shapes 0 to 1"),
+        (
+            [_carrying(0, 20, 20), _carrying(0, 30, 20, image_id=8)],
+            r"the image of sample 1 \(image_id 8\) is 30x20 \(height x width\), larger than the bucket that its batch was given"
+            r" \(20x40, 4 boxes\)\. Give the sampler the sizes after the host resize",
+        ),
+        (
+            [_carrying(1, boxes=6, height=20, width=20)],
+            r"sample 0 has 6 boxes, but the bucket that its batch was given has 4 box slots\. Give .*\[N, 3\]; or choose",
+        ),
+    ],
+)
+def test_a_bucket_that_is_not_the_batch_s_is_refused(samples, message):
+    with pytest.raises(BucketError, match=f"^PadToBucket: {message}"):
+        PadToBucket(ShapePlan([LANDSCAPE, PORTRAIT]))(samples)
+
+
+def test_a_bucket_that_is_no_number_is_refused():
+    with pytest.raises(TargetError, match=r"sample 0: bucket is 'large', expected a whole number\."):
+        PadToBucket(LANDSCAPE)([_carrying("large")])
+
+
+def test_a_policy_cuts_boxes_to_the_bucket_that_is_carried():
+    plan = ShapePlan([Bucket(20, 40, 4), Bucket(20, 40, 8)])
+    _, targets = PadToBucket(plan, overflow="largest")([_carrying(0, boxes=6)])
+    assert targets["boxes"].shape[1] == 4 and targets["boxes_dropped"].tolist() == [2]
 
 
 def _sample_of_areas(*sides: float):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from fixshape.collate import PadToBucket, _memory
-from fixshape.collate import _images as images_module
+from fixshape.collate import PadToBucket, _canvas, _memory
 from fixshape.errors import DtypeError, ShapeError
 from fixshape.plan import Bucket
 from tests.collate.samples import assert_is_padded, make_sample
@@ -23,7 +22,7 @@ def test_dtype_and_channels_are_kept(dtype, channels):
 
 
 def test_padding_is_written_and_not_hoped_for(monkeypatch):
-    monkeypatch.setattr(images_module, "empty", lambda shape, dtype: (torch.full(shape, float("nan"), dtype=dtype), False))
+    monkeypatch.setattr(_canvas, "empty", lambda shape, dtype: (torch.full(shape, float("nan"), dtype=dtype), False))
     images, _ = PadToBucket(BUCKET, batch_size=3)([make_sample(), make_sample(24, 5)])
     assert not images.isnan().any()
     assert (

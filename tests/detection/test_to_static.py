@@ -7,9 +7,10 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fixshape import to_static
-from fixshape.detection import host_transform, to_list
+from fixshape.detection import HostTransform, host_transform, to_list
 from fixshape.errors import DtypeError, ModelError, ShapeError
 from tests.detection.twins import SIZES, build, drawn, make_twin, pad
 
@@ -128,6 +129,38 @@ def test_host_transform_is_picklable_and_knows_its_sizes(model):
     image, target = transform(torch.rand(3, 50, 70))
     assert tuple(image.shape[-2:]) == transform.size(50, 70) == (side, side)
     assert target == {"orig_size": (50, 70)}
+
+
+def test_host_transform_knows_many_sizes_at_once(model):
+    side = model.transform.fixed_size[0]
+    assert host_transform(model).sizes([(50, 70, 3), (9, 9, 0)]).tolist() == [[side, side, 3], [side, side, 0]]
+    drawn = HostTransform([64, 48], 100, None)
+    rows = drawn.sizes([(50, 70), (50, 200)]).tolist()
+    assert rows == [[64, 89], [48, 67], [25, 100], [25, 100]]
+    assert rows[0] == list(drawn.size(50, 70))
+    seen = {tuple(drawn(torch.rand(3, 50, 70))[0].shape[-2:]) for _ in range(40)}
+    assert seen == {(64, 89), (48, 67)}
+    # Not training, torchvision takes the last one, which need not be the largest.
+    last = HostTransform([64, 48], 100, None, training=False)
+    assert last.sizes([(50, 70)]).tolist() == [list(last(torch.rand(3, 50, 70))[0].shape[-2:])] == [[48, 67]]
+
+
+def test_host_transform_takes_a_scale_that_was_drawn_elsewhere():
+    transform = pickle.loads(pickle.dumps(HostTransform([64, 48], 100, None)))
+    image, target = torch.rand(3, 50, 70), {"boxes": torch.tensor([[7.0, 5.0, 35.0, 25.0]])}
+    for scale, size in ((80, (71, 100)), (30, (30, 42)), (64, (64, 89))):
+        before = torch.get_rng_state()
+        got, resized = transform(image, target, min_size=scale)
+        assert torch.equal(torch.get_rng_state(), before)
+        wanted, expected = GeneralizedRCNNTransform([scale], 100, [0.0], [1.0]).resize(image, dict(target))
+        assert got.shape[-2:] == size and torch.equal(got, wanted) and torch.equal(resized["boxes"], expected["boxes"])
+        assert transform(image, min_size=scale)[0].shape == got.shape
+    with pytest.raises(ShapeError, match="host_transform: min_size is 0, expected a whole number of at least 1"):
+        transform(image, min_size=0)
+    with pytest.raises(
+        ShapeError, match=r"got min_size=64, but every image becomes 20x30 \(height x width\)\. Leave scales= out"
+    ):
+        HostTransform([64], 100, (30, 20))(image, min_size=64)
 
 
 def test_host_transform_resizes_all_that_has_coordinates(model):

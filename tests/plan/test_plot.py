@@ -1,0 +1,31 @@
+"""The drawing: a file of the right kind, or a clear error."""
+
+import sys
+
+import pytest
+
+from fixshape.errors import ExtraError, PlanError
+from fixshape.plan import plan_buckets, plot
+
+_SIZES = [(480, 640, 3), (640, 480, 1), (320, 320, 2)]
+
+
+@pytest.mark.parametrize(("name", "start"), [("plan.png", b"\x89PNG"), ("plan.SVG", b"<?xml")])
+def test_draws_every_bucket(tmp_path, name, start):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: python -m pip install 'fixshape[plot]'")
+    plot(plan_buckets(_SIZES, 2, fallback=True), _SIZES, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert "matplotlib.pyplot" not in sys.modules  # no display, and no state of the process
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_without_matplotlib_the_command_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ExtraError, match=r"plot: matplotlib is not installed: python -m pip install 'fixshape\[plot\]'"):
+        plot(plan_buckets(_SIZES, 2), _SIZES, tmp_path / "plan.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(PlanError, match=r"plan.pdf ends in '.pdf', expected .png or .svg"):
+        plot(plan_buckets(_SIZES, 2), _SIZES, tmp_path / "plan.pdf")
