@@ -18,6 +18,7 @@ class CpuBackend:
 
     name = "cpu"
     collective = "gloo"
+    has_values = True
 
     def device(self, index: int = 0) -> torch.device:
         return torch.device("cpu", index)

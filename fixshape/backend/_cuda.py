@@ -21,6 +21,7 @@ class CudaBackend:
 
     name = "cuda"
     collective = "nccl"
+    has_values = True
 
     def device(self, index: int = 0) -> torch.device:
         return torch.device("cuda", index)

@@ -15,10 +15,13 @@ class Backend(Protocol):
     Attributes:
         name: ``torch.device.type`` of its devices.
         collective: the ``torch.distributed`` backend that goes with it.
+        has_values: whether it computes. Without (a dry run), reading a value of a tensor there is a
+            :class:`fixshape.errors.BackendError`.
     """
 
     name: str
     collective: str
+    has_values: bool
 
     def device(self, index: int = 0) -> torch.device:
         """The device with that index."""
@@ -33,7 +36,7 @@ class Backend(Protocol):
         ...
 
     def autocast(self, *, dtype: torch.dtype | None = None, enabled: bool = True) -> AbstractContextManager[None]:
-        """Mixed precision; ``None`` takes the device's own 16-bit type (float16 on CUDA, bfloat16 elsewhere)."""
+        """Mixed precision; ``None`` takes the device's own 16-bit type (float16 on CUDA and NPU, else bfloat16)."""
         ...
 
     def grad_scaler(self, *, enabled: bool = True) -> torch.amp.GradScaler:
@@ -45,8 +48,9 @@ class Backend(Protocol):
         ...
 
     def compiles(self) -> int | None:
-        """Graph compiles of this process so far by the device's own count, or ``None`` where it keeps none.
+        """Compiles of this process so far by the device's own count, or ``None`` where it keeps none.
 
+        Of graphs on XLA, of operators in a dry run on an NPU.
         Where it is ``None``, :class:`fixshape.OpRecorder` predicts op compiles instead.
         """
         ...

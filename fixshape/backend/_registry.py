@@ -8,10 +8,10 @@ from typing import Any, cast
 from fixshape.backend._protocol import Backend
 from fixshape.errors import BackendError
 
-BACKENDS = ("cuda", "xla", "cpu")
+BACKENDS = ("npu", "cuda", "xla", "cpu")
 """Every known name, in the order in which ``"auto"`` tries them."""
 
-_CLASSES = {"cuda": "CudaBackend", "xla": "XlaBackend", "cpu": "CpuBackend"}
+_CLASSES = {"npu": "NpuBackend", "cuda": "CudaBackend", "xla": "XlaBackend", "cpu": "CpuBackend"}
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -30,23 +30,31 @@ def unavailable_reason(name: str) -> str | None:
     return reason
 
 
-def get_backend(name: str | Backend = "auto") -> Backend:
+def get_backend(name: str | Backend = "auto", *, dry_run: bool = False) -> Backend:
     """The backend with that name.
 
     Args:
         name: one of :data:`BACKENDS`; ``"auto"``: the first of them that is there (XLA only where it is more than the
             host's CPU); or a backend, which is handed back.
+        dry_run: for ``"npu"``: the real torch-npu over a stand-in for CANN, which counts what would be launched and compiled and
+            has no values. It needs no NPU, and a C compiler the first time. Ask before ``torch_npu`` is imported and before the
+            first ``backward()``; it lasts to the end of the process.
 
     Returns:
-        A :class:`fixshape.backend.Backend`.
+        A :class:`fixshape.backend.Backend`; a dry run has ``steps``, ``counts()`` and ``slow_forms()`` besides.
 
     Raises:
         BackendError: the name is not known, or that backend cannot be used here; the message says why, and which can.
+            ``dry_run`` of another backend.
 
     Example:
         >>> get_backend("cpu").device()
         device(type='cpu', index=0)
     """
+    if dry_run:
+        if name != "npu":
+            raise BackendError(f"get_backend: only 'npu' has a dry run, not {name!r}.")
+        return _make_dry_run()
     if not isinstance(name, str):
         return name
     if name == "auto":
@@ -71,3 +79,9 @@ def _module(name: str) -> Any:
 
 def _make(name: str) -> Backend:
     return cast(Backend, getattr(_module(name), _CLASSES[name])())
+
+
+def _make_dry_run() -> Backend:
+    from fixshape.backend._npu_dry_run import NpuDryRun
+
+    return NpuDryRun()

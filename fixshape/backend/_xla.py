@@ -58,6 +58,7 @@ class XlaBackend:
 
     name = "xla"
     collective = "xla"
+    has_values = True
 
     def __init__(self) -> None:
         import torch_xla

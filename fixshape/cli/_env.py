@@ -22,6 +22,7 @@ _EPILOG = """example:
   fixshape 0.1.0, Python 3.11.7, Linux x86_64, 2 CPUs
   ...
   backends
+    npu   no: torch_npu is not installed: python -m pip install --no-deps 'torch-npu==2.9.*'
     cuda  no: torch.cuda.is_available() is False: no NVIDIA GPU, or no driver, is visible to this process
     xla   no: torch_xla is not installed: python -m pip install 'fixshape[xla]'
     cpu   yes: cpu:0, default

@@ -50,6 +50,12 @@ def test_xla():
     assert json.loads(result.stdout) == dict.fromkeys(NAMES, "passes")
 
 
+class WithoutValues(CpuBackend):
+    """It says that it computes nothing, and hands values out."""
+
+    has_values = False
+
+
 class OnAnotherDevice(CpuBackend):
     def device(self, index=0):
         return torch.device("meta")
@@ -167,6 +173,10 @@ class NoCollective(CpuBackend):
         (NoMemory, "check_counters", r"peak_memory\(\) is not positive"),
         (ShrinkingPeak, "check_counters", r"peak_memory\(\) fell from 999 to \d+"),
         (NoCollective, "check_collective", "collective is empty"),
+        (WithoutValues, "check_step", r"it has no values, and reading one gives tensor\("),
+        (WithoutValues, "check_grad_scaler", r"it has no values, and reading one gives tensor\(\[0\., 0\., 0\.\]\)"),
+        (WithoutValues, "check_counters", r"it has no values, and reading one gives 21\.0"),
+        (WithoutValues, "check_collective", r"it has no values, and reading one gives 3\.0"),
     ],
 )
 def test_a_broken_backend_fails_its_check(broken, check, message):
@@ -178,6 +188,17 @@ def test_a_step_with_other_numbers_fails(monkeypatch):
     descend = conformance._descend
     monkeypatch.setattr(conformance, "_descend", lambda w, b, backend: descend(w, b, backend) + (0.001 if backend else 0.0))
     with pytest.raises(BackendError, match=r"two SGD steps differ from the host's by 1\.0e-03, expected less than 1e-5"):
+        conformance.check_step(get_backend("cpu"))
+
+
+def test_a_step_with_another_shape_fails(monkeypatch):
+    descend = conformance._descend
+    monkeypatch.setattr(
+        conformance, "_descend", lambda w, b, backend: descend(w, b, backend).T if backend else descend(w, b, None)
+    )
+    with pytest.raises(
+        BackendError, match=r"two SGD steps make a weight torch\.float32\[3, 4\], expected torch\.float32\[4, 3\]"
+    ):
         conformance.check_step(get_backend("cpu"))
 
 

@@ -30,6 +30,7 @@ def usable(monkeypatch):
 @pytest.mark.parametrize(
     ("names", "emulated", "chosen"),
     [
+        (("npu", "cuda", "xla", "cpu"), False, "npu"),
         (("cuda", "xla", "cpu"), False, "cuda"),
         (("xla", "cpu"), False, "xla"),
         (("xla", "cpu"), True, "cpu"),
@@ -54,7 +55,7 @@ def test_what_cannot_be_used_is_an_error_with_the_reason_and_those_that_can(usab
 
 @pytest.mark.parametrize("function", [get_backend, unavailable_reason])
 def test_an_unknown_name(function):
-    expected = r"^there is no backend 'tpu'\. Known are 'cuda', 'xla', 'cpu'; get_backend takes 'auto' too\.$"
+    expected = r"^there is no backend 'tpu'\. Known are 'npu', 'cuda', 'xla', 'cpu'; get_backend takes 'auto' too\.$"
     with pytest.raises(BackendError, match=expected):
         function("tpu")
 
@@ -62,6 +63,12 @@ def test_an_unknown_name(function):
 def test_a_backend_is_handed_back():
     backend = get_backend("cpu")
     assert get_backend(backend) is backend
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_only_the_npu_has_a_dry_run(name):
+    with pytest.raises(BackendError, match=f"^get_backend: only 'npu' has a dry run, not '{name}'\\.$"):
+        get_backend(name, dry_run=True)
 
 
 def test_the_cpu_is_always_there():

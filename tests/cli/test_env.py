@@ -20,7 +20,7 @@ def test_json_has_a_schema_version_and_a_reason_for_each_backend_that_is_not_the
     assert main(["env", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema_version"] == 1
-    assert list(found["backends"]) == ["cuda", "xla", "cpu"]
+    assert list(found["backends"]) == ["npu", "cuda", "xla", "cpu"]
     for backend in found["backends"].values():
         assert backend["usable"] == (backend["why_not"] is None) == (backend["device"] is not None)
     assert sum(backend["default"] for backend in found["backends"].values()) == 1
