@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     import torch
 
     from fixshape.cli._train_data import load
+    from fixshape.collate import BucketLoader
     from fixshape.detection import to_static
     from fixshape.train import CompileGuard, fit
 
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         guard=CompileGuard(arguments.guard) if arguments.guard else None,
         # Where the device counts by itself, its count is the truth, and the recorder would change its graphs.
         predict=arguments.count_compiles or (backend.compiles() is None and (arguments.json or arguments.data == "shapes")),
+        # One shape is warm after the first two steps; of several, some come late.
+        warm_up=loader.one_of_each() if isinstance(loader, BucketLoader) and len(loader.batch_sampler.plan.shapes) > 1 else None,
     )
     result = _as_json(arguments, backend, summary)
     if arguments.output:
@@ -71,8 +74,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("train: --data coco needs --annotations A.json and --images DIR.")
     if arguments.data != "coco" and given:
         raise UsageError(f"train: --{given[0]} is for --data coco, but --data is {arguments.data!r}.")
-    if arguments.dynamic and arguments.plan:
-        raise UsageError("train: --dynamic does not pad: it cannot be used with --plan.")
+    if arguments.dynamic and (arguments.plan or arguments.buckets > 1):
+        raise UsageError(f"train: --dynamic does not pad: it cannot be used with --{'plan' if arguments.plan else 'buckets'}.")
     if arguments.output:
         os.makedirs(arguments.output, exist_ok=True)  # now, not after an hour of training
 
@@ -118,6 +121,7 @@ def _as_json(arguments: argparse.Namespace, backend: Backend, summary: TrainSumm
         "dynamic": arguments.dynamic,
         "steps": len(summary.steps),
         "losses": list(summary.losses),
+        "warmup": {"steps": summary.warmup_steps, "compiles": summary.warmup_compiles},
         "op_compiles_per_step": [record.op_compiles for record in summary.steps],
         "graph_compiles_per_step": None if None in graphs else graphs,
         "compiles_after_step": summary.quiet_after,
@@ -155,6 +159,10 @@ def _as_text(result: dict[str, Any]) -> str:
         ("boxes dropped", str(result["boxes_dropped"])),
         ("op compiles per step", f"{', '.join(map(str, counted))} (predicted)" if counted else "not counted: --count-compiles"),
     ]
+    if result["warmup"]["steps"]:
+        compiles = result["warmup"]["compiles"]
+        told = "" if compiles is None else f", {compiles} compiles"
+        lines.insert(-1, ("warm-up", f"{result['warmup']['steps']} steps before the first{told}"))
     if result["graph_compiles_per_step"] is not None:
         lines.append(("graph compiles per step", ", ".join(map(str, result["graph_compiles_per_step"]))))
     if result["fallbacks"]:

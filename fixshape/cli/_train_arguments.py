@@ -29,7 +29,7 @@ _EPILOG = """examples:
   shapes used: 1               8x3x320x320, 12 boxes (60 steps)
   padding                      0.0% of pixels, 51.0% of box slots
   boxes dropped                0
-  op compiles per step         582, 144, 0, 0, 0 (predicted)
+  op compiles per step         578, 144, 0, 0, 0 (predicted)
   nothing compiled after step  2
   seconds per step             1.426 in the warm-up, 0.661 after it
   peak memory                  1892.0 MB
@@ -37,13 +37,17 @@ _EPILOG = """examples:
   on COCO annotations, which needs pycocotools:
   $ fixshape train --data coco --annotations instances.json --images DIR --model ssd300_vgg16 --lr 1e-4 --steps 50
 
+  with four buckets instead of one shape that covers all, planned from the sizes:
+  $ fixshape train --model fasterrcnn_mobilenet_v3_large_320_fpn --buckets 4 --batch-size 4 --steps 40
+
   a Mask R-CNN; on drawn shapes all models but the SSDs are resized to 320, on COCO to their own 800 to 1333:
   $ fixshape train --model maskrcnn_resnet50_fpn --lr 1e-3 --batch-size 2 --steps 8
 
   with torchvision's own forward and batches that are not padded, for comparison:
   $ fixshape train --dynamic --steps 8 --json
 
-The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, op_compiles_per_step (null where a step
+The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, warmup {steps, compiles} (what several
+buckets took before the first step; compiles is null where they were not counted), op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
 something compiled; null where it did not come to rest), fallbacks (ops that ran on the host, reads included),
 seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb.
@@ -66,7 +70,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     data.add_argument("--annotations", metavar="A.json", help="COCO annotation file (for --data coco)")
     data.add_argument("--images", metavar="DIR", help="folder of its images (for --data coco)")
-    data.add_argument("--plan", metavar="P.json", help="buckets to pad to (default: one that covers all)")
+    shapes = data.add_mutually_exclusive_group()
+    shapes.add_argument("--plan", metavar="P.json", help="buckets to pad to, as fixshape plan writes them")
+    shapes.add_argument(
+        "--buckets", type=_positive, default=1, metavar="K", help="plan K buckets that pad least (default: 1, which covers all)"
+    )
     data.add_argument("--workers", type=_count, default=0, help="DataLoader worker processes (default: 0)")
     model = parser.add_argument_group("model")
     names = f"one of {', '.join(MODELS)} (default: the first)"

@@ -6,14 +6,16 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
-from fixshape.collate import PadToBucket
+from fixshape.collate import BucketBatchSampler, PadToBucket, make_loader
 from fixshape.detection import CocoSamples, DrawnShapes, host_transform, to_static
-from fixshape.plan import ShapePlan, cover_all
+from fixshape.plan import ShapePlan, cover_all, plan_buckets
 
 _KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")
 _Transform = Callable[[Any, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
@@ -48,32 +50,29 @@ def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[An
     keys = (*_KEYS, *(["masks"] if masks else []), *(["keypoints"] if keypoints else []))
     if arguments.data == "coco":
         samples = CocoSamples(arguments.images, arguments.annotations, masks=masks, keypoints=keypoints)
-        sizes = samples.sizes()
     else:
         samples = DrawnShapes(seed=arguments.seed)
-        sizes = [(1, 1, samples.max_boxes)]
-    plan: ShapePlan | None = None
-    collate: Callable[[Any], Any] = _as_lists
-    transform: _Transform = _as_tensor
-    if not arguments.dynamic:
-        resize = host_transform(model)
-        divisible = int(model.get_submodule("transform").size_divisible)  # type: ignore[arg-type]
-        fitted = [(*resize.size(height, width), boxes) for height, width, boxes in sizes]
-        plan = ShapePlan.load(arguments.plan) if arguments.plan else cover_all(fitted, multiple_of=divisible)
-        # As torchvision's training reference: boxes of no width or height are left out; here they are counted.
-        collate = PadToBucket(plan, num_classes=to_static(model).num_classes, invalid="drop")
-        transform = resize
-    loader: DataLoader[Any] = DataLoader(
-        _Prepared(samples, len(samples), transform, keys),
-        arguments.batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=collate,
-        num_workers=arguments.workers,
-        generator=torch.Generator().manual_seed(arguments.seed),
-        persistent_workers=arguments.workers > 0,
-    )
-    return loader, plan
+    options: dict[str, Any] = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
+    sizes = samples.sizes()
+    if arguments.dynamic:  # in the order of a run with one bucket
+        order = BucketBatchSampler(cover_all(sizes), sizes, arguments.batch_size, seed=arguments.seed)
+        prepared = _Prepared(samples, len(samples), _as_tensor, keys)
+        return DataLoader(prepared, batch_sampler=order, collate_fn=_as_lists, **options), None
+    transform = host_transform(model)
+    fitted = transform.sizes(sizes)
+    plan = _plan(arguments, fitted, int(model.get_submodule("transform").size_divisible))  # type: ignore[arg-type]
+    # As torchvision's training reference: boxes of no width or height are left out; here they are counted.
+    collate = PadToBucket(plan, num_classes=to_static(model).num_classes, invalid="drop")
+    prepared = _Prepared(samples, len(samples), transform, keys)
+    return make_loader(prepared, plan, arguments.batch_size, sizes=fitted, seed=arguments.seed, collate=collate, **options), plan
+
+
+def _plan(arguments: argparse.Namespace, sizes: NDArray[np.int64], multiple_of: int) -> ShapePlan:
+    if arguments.plan:
+        return ShapePlan.load(arguments.plan)
+    if arguments.buckets == 1:
+        return cover_all(sizes, multiple_of=multiple_of)
+    return plan_buckets(sizes, arguments.buckets, multiple_of=multiple_of)
 
 
 def _as_tensor(image: Any, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

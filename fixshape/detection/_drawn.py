@@ -70,7 +70,7 @@ class DrawnShapes(Dataset[tuple[Tensor, dict[str, Any]]]):
         if not 0 <= index < self.length:
             raise IndexError(f"DrawnShapes: index {index} is outside of 0..{self.length - 1}")
         rng = np.random.default_rng((self.seed, index))
-        height, width = (int(side) for side in rng.integers(self.sides[0], self.sides[1] + 1, 2))
+        height, width = self._size(rng)
         image = rng.uniform(0.3, 0.6, (3, 1, 1)) + rng.normal(0.0, 0.03, (3, height, width))
         owner = np.zeros((height, width), np.int64)  # which shape is seen at a pixel, from 1
         labels = rng.integers(1, self.num_classes, int(rng.integers(0, self.max_boxes + 1)))
@@ -92,6 +92,15 @@ class DrawnShapes(Dataset[tuple[Tensor, dict[str, Any]]]):
             "iscrowd": torch.zeros(int(seen.sum()), dtype=torch.int64),
             "image_id": index,
         }
+
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """(height, width, the most boxes it may have) of every image, without drawing it."""
+        drawn = (self._size(np.random.default_rng((self.seed, index))) for index in range(self.length))
+        return [(height, width, self.max_boxes) for height, width in drawn]
+
+    def _size(self, rng: np.random.Generator) -> tuple[int, int]:
+        height, width = rng.integers(self.sides[0], self.sides[1] + 1, 2)  # an image's first two random numbers
+        return int(height), int(width)
 
 
 def _draw(rng: np.random.Generator, label: int, height: int, width: int) -> NDArray[np.bool_]:

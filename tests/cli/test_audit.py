@@ -75,7 +75,7 @@ def test_the_json_is_whole(script, capsys):
     assert audit.inputs == {"batch": {"f32[4, 4]": 1, "f32[5, 4]": 1, "f32[6, 4]": 1}}
     assert len(audit.report.steps) == 3
     assert audit.predicted["npu"] == tuple(step.compiles for step in audit.report.steps)
-    assert set(audit.predicted) == {"npu", "xla"}
+    assert set(audit.predicted) == {"npu", "xla", "torch.compile"}
 
 
 def test_a_module(script, capsys):

@@ -16,7 +16,7 @@ from fixshape.plan import Bucket
 
 KEYS = {
     "schema_version", "model", "backend", "dynamic", "steps", "losses", "op_compiles_per_step", "graph_compiles_per_step",
-    "compiles_after_step", "fallbacks", "seconds_per_step", "shapes", "padding", "boxes_dropped", "peak_memory_mb",
+    "compiles_after_step", "fallbacks", "seconds_per_step", "shapes", "padding", "boxes_dropped", "peak_memory_mb", "warmup",
 }  # fmt: skip
 
 
@@ -51,12 +51,29 @@ def test_static_and_dynamic_are_the_same_training():
     assert set(static) == set(dynamic) == KEYS
     assert static["losses"][0] == pytest.approx(dynamic["losses"][0], rel=1e-4)
     assert static["op_compiles_per_step"][2:5] == [0, 0, 0]
-    assert static["compiles_after_step"] == 2
+    assert static["compiles_after_step"] == 2 and static["warmup"] == {"steps": 0, "compiles": None}
     assert all(count >= 40 for count in dynamic["op_compiles_per_step"][2:])
     assert dynamic["compiles_after_step"] is None  # it never came to rest
     assert (static["padding"]["pixels"], dynamic["padding"]["pixels"]) == (0, None)
     assert (len(static["shapes"]), len(dynamic["shapes"])) == (1, 6)
     assert static["graph_compiles_per_step"] is None and static["fallbacks"] == {}
+
+
+@pytest.mark.slow
+def test_several_buckets_are_all_warm_before_the_first_step(tmp_path):
+    model = ("--model", "fasterrcnn_mobilenet_v3_large_320_fpn")
+    options = (*model, "--batch-size", "2", "--steps", "8", "--workers", "1", "--guard", "error", "--json")
+    planned = start(*options, "--buckets", "3", "--output", str(tmp_path))
+    assert planned.returncode == 0, planned.stderr
+    result = json.loads(planned.stdout)
+    plan = ShapePlan.load(tmp_path / "plan.json")
+    assert len(plan.buckets) == 3 and plan.certificate is not None
+    assert {f"2x3x{bucket.height}x{bucket.width}, 12 boxes" for bucket in plan.buckets} >= set(result["shapes"])
+    assert len(result["shapes"]) > 1
+    assert result["warmup"]["steps"] == 6 and result["warmup"]["compiles"] > 1000
+    assert result["op_compiles_per_step"] == [0] * 8 and result["compiles_after_step"] == 0
+    again = start(*options, "--plan", str(tmp_path / "plan.json"))
+    assert json.loads(again.stdout)["losses"] == result["losses"], again.stderr
 
 
 def test_real_images_with_workers_and_output(data_folder, tmp_path):
@@ -184,6 +201,7 @@ def test_options_that_need_one_another(capsys):
     assert "--data coco needs --annotations A.json and --images DIR" in _fails(capsys, "--data", "coco")
     assert "--images is for --data coco, but --data is 'shapes'" in _fails(capsys, "--images", "x")
     assert "--dynamic does not pad: it cannot be used with --plan" in _fails(capsys, "--dynamic", "--plan", "x")
+    assert "--dynamic does not pad: it cannot be used with --buckets" in _fails(capsys, "--dynamic", "--buckets", "2")
 
 
 def test_a_backend_that_is_not_there(capsys):
