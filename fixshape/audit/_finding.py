@@ -43,6 +43,27 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a device's own dispatcher counted while the script ran on it without computing.
+
+    Args:
+        backend: ``"npu"``.
+        launches: of each step, operators; the first holds what moved the model to the device.
+        compiles: of each step, launches with a key not seen before.
+        fallbacks: operators that the device has no kernel for and that ran on the host, and how often each did.
+        waits: operators whose own code waited for a value, and how often each did.
+        slow_forms: what the vendor's package warned of, and how often an operator was called so.
+    """
+
+    backend: str
+    launches: tuple[int, ...] = ()
+    compiles: tuple[int, ...] = ()
+    fallbacks: Mapping[str, int] = field(default_factory=dict)
+    waits: Mapping[str, int] = field(default_factory=dict)
+    slow_forms: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """A judged recording.
 
@@ -58,6 +79,7 @@ class Audit:
         exit_code: of the script, where it exited or raised.
         command: what was audited, ``"train.py --lr 0.01"``.
         versions: of python, torch and what else matters.
+        dry_run: what the device's own dispatcher counted, where the script ran in a dry run; of several ranks the first's.
     """
 
     report: AuditReport
@@ -69,3 +91,4 @@ class Audit:
     exit_code: int | None = None
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    dry_run: DryRun | None = None

@@ -24,7 +24,7 @@ from fixshape.audit._chart import bars
 from fixshape.audit._finding import Audit
 from fixshape.audit._headline import counted, headline, number, rate, saving
 from fixshape.audit._report import PHASES, Location
-from fixshape.audit._text import ENDED, where
+from fixshape.audit._text import DRY_RUN, ENDED, where
 
 _LOOKS = tuple(zip(PHASES, ("one", "two", "three"), strict=True))
 _AROUND = 3  # lines of source before and after the one that is meant
@@ -142,6 +142,13 @@ def _rest(audit: Audit) -> str:
         for backend, compiles in audit.predicted.items():
             parts.append(f"<p><b>{escape(backend)}</b>, {counted(sum(compiles), 'compile')}</p>")
             parts.append(bars(f"Predicted compiles of each step, {backend}", [("compiles", "one", compiles)], stacked=True))
+    if audit.dry_run is not None:
+        counts = audit.dry_run
+        parts.append(f"<h2>Counted in a dry run on {escape(counts.backend)}</h2>")
+        parts.append(bars("Op compiles of each step in the dry run", [("compiles", "one", counts.compiles)], stacked=True))
+        for title, found in DRY_RUN.items():
+            if rows_found := getattr(counts, found):
+                parts.append(table((title, "how often"), ((name, number(many)) for name, many in rows_found.items())))
     if audit.versions:
         parts += ["<h2>Versions</h2>", table(("package", "version"), audit.versions.items())]
     return "\n".join(parts)

@@ -168,6 +168,10 @@ DRAWS = _of("aten.randperm.default", "aten.randperm.generator")  # FS109: the le
 IGNORED = {
     "aten._ctc_loss.default": "tagged as dynamic, but its lengths are Python ints",
     "aten.nonzero_static.default": "its number of rows is an argument",
+    "npu._npu_dtype_cast.default": "a cast, as torch-npu writes it",
+    "npu._npu_dtype_cast_backward.default": "a cast, as torch-npu writes it",
+    "npu.npu_dtype_cast.default": "a cast, as torch-npu writes it",
+    "npu.npu_dtype_cast_backward.default": "a cast, as torch-npu writes it",
     "aten._assert_async.default": "it reads a value and gives no tensor",
     "aten._assert_async.msg": "it reads a value and gives no tensor",
 }

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fixshape._check import check_at_least
 from fixshape.audit._catalogue import CATALOGUE
-from fixshape.audit._finding import Audit, Finding
+from fixshape.audit._finding import Audit, DryRun, Finding
 from fixshape.audit._headline import counted, headline, number, rate, saving
 from fixshape.audit._identity import within_library
 from fixshape.audit._report import Location
@@ -170,6 +170,13 @@ def _place(place: Location, width: int) -> str:
     return tail(where(place), width - len(there)) + there if len(there) < width - 20 else tail(where(place), width)
 
 
+DRY_RUN = {
+    "Ran on the host, for the device has no kernel": "fallbacks",
+    "Waited for a value of the device": "waits",
+    "Of which the vendor says that another form is faster": "slow_forms",
+}
+
+
 def _sections(audit: Audit) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     if audit.unknown:
         most_first = sorted(audit.unknown.items(), key=lambda item: (-item[1], item[0]))
@@ -180,6 +187,17 @@ def _sections(audit: Audit) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     if audit.predicted:
         rows = [(backend, _series(compiles)) for backend, compiles in audit.predicted.items()]
         yield "Compiles of each step, predicted for each backend", rows
+    if audit.dry_run is not None:
+        yield from _dry_run(audit.dry_run)
+
+
+def _dry_run(counts: DryRun) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    steps = [("op compiles", _series(counts.compiles)), ("launches", _series(counts.launches))]
+    yield f"Of each step, counted in a dry run on {clean(counts.backend)}", steps
+    for title, found in DRY_RUN.items():
+        rows = [(name, number(many)) for name, many in getattr(counts, found).items()]
+        if rows:
+            yield title, rows
 
 
 def _histogram(shapes: Mapping[str, int]) -> str:

@@ -22,7 +22,7 @@ from fixshape.cli._exit import ExitCode
 from fixshape.errors import UsageError
 
 if TYPE_CHECKING:
-    from fixshape.audit._finding import Audit
+    from fixshape.audit._finding import Audit, DryRun
     from fixshape.audit._script import Recording
 
 _PACKAGES = ("torch", "torchvision", "torch_xla", "torch_npu")
@@ -45,17 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
     from fixshape.audit._script import load_module, load_script, record_script
     from fixshape.cli._audit_ranks import Ranks
 
+    dry_run = _DryRun() if arguments.dry_run else None
     program = load_module(arguments.module) if arguments.module else load_script(arguments.script)
     ranks = Ranks.of_environment(arguments.output)
     target = ranks.file if ranks.many else arguments.output
     snapshots = _Snapshots(
-        lambda recording: _write(target, _rendered(_judged(recording), "json" if ranks.many else arguments.format))
+        lambda recording: _write(target, _rendered(_judged(recording, dry_run), "json" if ranks.many else arguments.format))
     )
 
     def finish(recording: Recording) -> int:
         if recording.forked:
             return recording.exit_code or ExitCode.CLEAN
-        audit = _judged(recording)
+        audit = _judged(recording, dry_run)
         if ranks.many and arguments.output:
             _write(ranks.file, _rendered(audit, "json"))
             if ranks.rank == 0:
@@ -72,11 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
             os._exit(code)
 
+        def after_step(recording: Recording) -> None:
+            if dry_run is not None:
+                dry_run.end_step()
+            if arguments.output:
+                snapshots.take(recording)
+
         recording = record_script(
             program,
             arguments.script_arguments,
             steps=arguments.steps,
-            on_step=snapshots.take if arguments.output else _nothing,
+            on_step=after_step,
             give_up=give_up,
         )
         _tell(recording)
@@ -94,6 +101,8 @@ def _check(arguments: argparse.Namespace) -> None:
     elif len(given) != 1:
         got = "neither" if not given else f"both {arguments.script} and -m {arguments.module}"
         raise UsageError(f"audit: expected a script or -m and a module, got {got}. A script's own arguments come after --.")
+    if arguments.dry_run != (arguments.backend is not None):
+        raise UsageError("audit: --backend npu and --dry-run go together. On a real device the script is audited as it is.")
     if arguments.max_compiles is not None and arguments.steps < 3 and not arguments.compare:
         raise UsageError(f"audit: --max-compiles speaks of steps after the warm-up of 2, but --steps is {arguments.steps}.")
     if arguments.output:
@@ -104,22 +113,55 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"audit: --output {arguments.output}: its folder does not exist or cannot be written to.")
 
 
-def _judged(recording: Recording) -> Audit:
+class _DryRun:
+    """A dry run on the NPU, begun before the script runs: how far it has come."""
+
+    def __init__(self) -> None:
+        from fixshape.backend import get_backend
+
+        self._backend: Any = get_backend("npu", dry_run=True)
+        self._steps = 0
+
+    def end_step(self) -> None:
+        self._backend.step()
+        self._steps += 1
+
+    def counts(self) -> DryRun:
+        from fixshape.audit._finding import DryRun
+
+        backend, steps = self._backend, self._backend.steps[: self._steps]
+        if self._steps and not steps:
+            print("fixshape: audit: nothing ran on the npu: the script has to choose that device itself", file=sys.stderr)
+        return DryRun(
+            backend=backend.name,
+            launches=tuple(step.launches for step in steps),
+            compiles=tuple(step.compiles for step in steps),
+            fallbacks=backend.fallbacks(),
+            waits=backend.waits(),
+            slow_forms=backend.slow_forms(),
+        )
+
+
+def _judged(recording: Recording, dry_run: _DryRun | None) -> Audit:
     from fixshape.audit._finding import Audit
     from fixshape.audit._judge import judge
     from fixshape.audit._predict import predict
 
     findings, unknown = judge(recording.report)
+    predicted = predict(recording.report)
+    if dry_run is not None:  # what ran is another device's form of the step
+        predicted = {"npu": predicted["npu"]}
     return Audit(
         report=recording.report,
         findings=tuple(findings),
         unknown=unknown,
-        predicted=predict(recording.report),
+        predicted=predicted,
         inputs=recording.inputs,
         status=recording.status,
         exit_code=recording.exit_code,
         command=recording.command,
         versions=_versions(),
+        dry_run=None if dry_run is None else dry_run.counts(),
     )
 
 
@@ -201,10 +243,6 @@ class _Snapshots:
             self._write(recording)
             now = time.monotonic()
             self._not_before = now + 20 * (now - begun)
-
-
-def _nothing(recording: Recording) -> None:
-    """Where there is no file to write to."""
 
 
 def _tell(recording: Recording) -> None:

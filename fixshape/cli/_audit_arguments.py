@@ -12,6 +12,7 @@ FORMATS = ("text", "json", "html", "sarif")
 
 _USAGE = """fixshape audit [options] SCRIPT [-- ARGUMENT ...]
        fixshape audit [options] -m MODULE [-- ARGUMENT ...]
+       fixshape audit --backend npu --dry-run [options] SCRIPT [-- ARGUMENT ...]
        fixshape audit --compare BEFORE.json AFTER.json [--format text|html] [--output FILE]"""
 
 _EPILOG = """examples:
@@ -31,8 +32,11 @@ _EPILOG = """examples:
   in continuous integration, where only what is new fails:
   $ fixshape audit train.py --fail-on dynamic,sync,drift --max-compiles 0 --baseline audit.json
 
+  on an Ascend NPU that is not there (needs torch-npu and a C compiler): op compiles, what has no kernel there, slow forms:
+  $ fixshape audit --backend npu --dry-run train.py --steps 5 -- --device npu
+
   two ranks, one report:
-  $ torchrun --nproc-per-node 2 -m fixshape.cli audit train.py --output audit.txt
+  $ torchrun --nproc-per-node 2 -m fixshape audit train.py --output audit.txt
 
 A step ends where a DataLoader is asked for its next batch; where it gives none between two steps of the optimiser, after the
 first optimiser's step; or only where the script calls fixshape.audit.step(), once it does. The first two steps are the warm-up.
@@ -65,6 +69,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("script", nargs="?", metavar="SCRIPT", help="run as python SCRIPT; its arguments come after --")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module instead, as python -m MODULE")
+    parser.add_argument("--backend", choices=("npu",), help="with --dry-run: the device that the script itself uses")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run on torch-npu over a stand-in for CANN, which counts and computes nothing; the script may read no value there",
+    )
     parser.add_argument("--steps", type=_whole(1), default=5, metavar="N", help="stop after N steps (default: 5)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the report (default: text)")
     parser.add_argument("--output", metavar="FILE", help="write the report there instead of stdout")

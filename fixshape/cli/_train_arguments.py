@@ -43,6 +43,9 @@ _EPILOG = """examples:
   a Mask R-CNN; on drawn shapes all models but the SSDs are resized to 320, on COCO to their own 800 to 1333:
   $ fixshape train --model maskrcnn_resnet50_fpn --lr 1e-3 --batch-size 2 --steps 8
 
+  on an Ascend NPU that is not there: what would be compiled, by torch-npu's own dispatcher (needs torch-npu and a C compiler):
+  $ fixshape train --backend npu --dry-run --batch-size 2 --steps 5
+
   with torchvision's own forward and batches that are not padded, for comparison:
   $ fixshape train --dynamic --steps 8 --json
 
@@ -50,7 +53,8 @@ The JSON object of --json: schema_version, model, backend, dynamic, steps, losse
 buckets took before the first step; compiles is null where they were not counted), op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
 something compiled; null where it did not come to rest), fallbacks (ops that ran on the host, reads included),
-seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb.
+seconds_per_step {warmup, steady}, shapes, padding {pixels, slots} (null with --dynamic), boxes_dropped, peak_memory_mb, dry_run
+{launches_per_step, waits, slow_forms} (null without --dry-run; with it op compiles are counted, and losses and seconds are null).
 """
 
 
@@ -86,7 +90,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     run.add_argument("--batch-size", type=_positive, default=8, help="default: 8")
     run.add_argument("--lr", type=_rate, default=0.02, help="of SGD with momentum 0.9 (default: 0.02)")
     run.add_argument("--seed", type=int, default=0, help="of weights, order and drawn shapes (default: 0)")
-    run.add_argument("--backend", choices=("auto", "cpu", "cuda", "xla"), default="auto", help="default: auto")
+    run.add_argument("--backend", choices=("auto", "npu", "cuda", "xla", "cpu"), default="auto", help="default: auto")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --backend npu: the real torch-npu over a stand-in for CANN that counts and computes nothing; needs no NPU",
+    )
     run.add_argument(
         "--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)"
     )

@@ -271,7 +271,7 @@ def test_wrong_arguments_end_with_2(capsys, arguments, text):
 
 
 def test_a_defect_ends_with_3(script, capsys, monkeypatch):
-    monkeypatch.setattr("fixshape.cli._audit._judged", lambda _: 1 / 0)
+    monkeypatch.setattr("fixshape.cli._audit._judged", lambda *_: 1 / 0)
     assert main(["audit", script, "--steps", "2"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
     # While the script runs, too: it is not the script that has failed.
