@@ -64,7 +64,15 @@ class ExtraError(FixshapeError, ImportError):
 
 
 class NonFiniteLossError(FixshapeError, ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss, or a weight, became NaN or infinite."""
+
+
+class OutOfMemoryError(FixshapeError, RuntimeError):
+    """A training step asked for more memory than there is."""
+
+
+class WorkerError(FixshapeError, RuntimeError):
+    """A worker process of a DataLoader died."""
 
 
 class FixshapeWarning(UserWarning):

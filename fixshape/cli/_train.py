@@ -51,6 +51,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         loader,
         torch.optim.SGD(trained.parameters(), lr=arguments.lr, momentum=0.9),
         steps=arguments.steps,
+        checkpoint=arguments.checkpoint,
+        checkpoint_every=arguments.checkpoint_every,
+        resume=arguments.resume,
         backend=backend,
         guard=CompileGuard(arguments.guard) if arguments.guard else None,
         # Where the device counts by itself, its count is the truth, and the recorder would change its graphs.
@@ -78,6 +81,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"train: --dry-run is for --backend npu, but --backend is {arguments.backend}.")
     if arguments.dry_run and arguments.dynamic:
         raise UsageError("train: a dry run has no values, and --dynamic makes its shapes of them: leave one of the two out.")
+    if arguments.checkpoint is None and (arguments.resume or arguments.checkpoint_every):
+        raise UsageError(f"train: --{'resume' if arguments.resume else 'checkpoint-every'} needs --checkpoint DIR.")
+    if arguments.checkpoint and (arguments.dynamic or arguments.dry_run):
+        raise UsageError(f"train: --checkpoint is not for --{'dynamic' if arguments.dynamic else 'dry-run'}.")
     if arguments.output:
         os.makedirs(arguments.output, exist_ok=True)  # now, not after an hour of training
 

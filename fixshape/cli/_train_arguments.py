@@ -46,10 +46,14 @@ _EPILOG = """examples:
   on an Ascend NPU that is not there: what would be compiled, by torch-npu's own dispatcher (needs torch-npu and a C compiler):
   $ fixshape train --backend npu --dry-run --batch-size 2 --steps 5
 
+  a run that may be killed at any time, and goes on where its last checkpoint was when it is started again:
+  $ fixshape train --steps 200 --checkpoint run --checkpoint-every 20 --resume
+
   with torchvision's own forward and batches that are not padded, for comparison:
   $ fixshape train --dynamic --steps 8 --json
 
-The JSON object of --json: schema_version, model, backend, dynamic, steps, losses, warmup {steps, compiles} (what several
+The JSON object of --json: schema_version, model, backend, dynamic, steps, resumed_at (steps that an
+earlier run made), losses, warmup {steps, compiles} (what several
 buckets took before the first step; compiles is null where they were not counted), op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
 something compiled; null where it did not come to rest), fallbacks (ops that ran on the host, reads included),
@@ -100,6 +104,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--guard", choices=("warn", "error"), help="what to do when something compiles after the warm-up (counts all steps)"
     )
     output = parser.add_argument_group("output")
+    output.add_argument("--checkpoint", metavar="DIR", help="keep the state of the run there: at its end, and every N steps")
+    output.add_argument("--checkpoint-every", type=_positive, metavar="N", help="steps between checkpoints (default: at the end)")
+    output.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of --checkpoint DIR")
     output.add_argument(
         "--count-compiles",
         action="store_true",

@@ -22,13 +22,14 @@ def as_json(arguments: argparse.Namespace, backend: Backend, summary: TrainSumma
     operators: list[int | None] = [record.op_compiles for record in summary.steps]
     graphs: list[int | None] = [record.graph_compiles for record in summary.steps]
     if arguments.dry_run:  # there the device's own count is of operators
-        operators, graphs = graphs, [None]
+        operators = [record.native_op_compiles for record in summary.steps]
     return {
         "schema_version": SCHEMA_VERSION,
         "model": arguments.model,
         "backend": backend.name,
         "dynamic": arguments.dynamic,
         "steps": len(summary.steps),
+        "resumed_at": summary.resumed_at,
         "losses": list(summary.losses) if backend.has_values else None,
         "warmup": {"steps": summary.warmup_steps, "compiles": summary.warmup_compiles},
         "op_compiles_per_step": operators,
@@ -73,7 +74,9 @@ def as_text(result: dict[str, Any]) -> str:
     how = "counted over a stand-in for CANN" if dry_run else "predicted"
     kind = ", dynamic" if result["dynamic"] else ", dry run" if dry_run else ""
     lines = [("model", f"{result['model']} on {result['backend']}{kind}"), ("steps", str(result["steps"]))]
-    if losses is not None:
+    if result["resumed_at"]:
+        lines.append(("resumed at step", str(result["resumed_at"])))
+    if losses:
         lines.append(("loss", f"{_mean(losses[:10]):.4g} (first 10 steps) -> {_mean(losses[-10:]):.4g} (last 10)"))
     lines += [
         (f"shapes used: {len(shapes)}", "; ".join(shown)),

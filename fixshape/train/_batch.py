@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The batches of one optimiser step, as the loader gave them, and where the loader was then.
+
+    Attributes:
+        batches: one or more.
+        place: ``loader.state_dict()`` after the last of them, where it is asked for: the loader may be ahead by now.
+    """
+
+    batches: tuple[Any, ...]
+    place: Mapping[str, Any] | None = None
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -52,6 +66,10 @@ def shapes_of(batch: Any) -> str:
         '3x8x9, 2 boxes; 3x7x5, 0 boxes'
     """
     match batch:
+        case Group(batches):
+            texts = [shapes_of(one) for one in batches]
+            alike = len(texts) > 1 and len(set(texts)) == 1
+            return f"{len(texts)} of {texts[0]}" if alike else "; ".join(texts)
         case [Tensor() as images, {"boxes": Tensor(ndim=3) as boxes}]:
             return f"{_by(images)}, {boxes.shape[1]} boxes"
         case [[*images], [*targets]] if images and len(images) == len(targets) and all(map(_is_sample, images, targets)):

@@ -17,9 +17,9 @@ from fixshape.train._records import StepRecord
 class CompileGuard:
     """Warns or raises when something compiles after the warm-up, the first two steps in each (phase, bucket).
 
-    It is given to :func:`fixshape.watch` or :func:`fixshape.fit`, which count. Where the device counts its own graph compiles
-    (XLA) these are what it goes by; elsewhere op compiles are predicted at every step by :class:`fixshape.OpRecorder`, which
-    makes a step about a third slower, as it tells the lines.
+    It is given to :func:`fixshape.watch` or :func:`fixshape.fit`, which count. Where the device counts its own compiles these are
+    what it goes by: of graphs on XLA, of operators in a dry run on an NPU. Elsewhere op compiles are predicted at every step by
+    :class:`fixshape.OpRecorder`, which makes a step about a third slower, as it tells the lines.
 
     It finds compiles in buckets that have been seen before. Where each batch has shapes of its own, each step is a warm-up, and
     there is nothing to find: pad first. An optimiser that first steps in the third batch or later, as with accumulated
@@ -93,14 +93,23 @@ class CompileGuard:
 def _message(record: StepRecord, compiles: Compiles, loop: Location) -> str:
     where = f"CompileGuard: step {record.index} ({record.phase}, {record.shapes})"
     if compiles.graphs:
-        found = f"{compiles.graphs} graph compile{'s' * (compiles.graphs > 1)}"
+        found = _counted(compiles.graphs, "graph compile")
+    elif compiles.native_ops:
+        found = f"{_counted(compiles.native_ops, 'op compile')} by the device's own count"
     else:
-        found = f"{compiles.ops} op compile{'s' * (compiles.ops != 1)}"
+        found = _counted(record.compiles, "op compile")
     if compiles.events:
         first = compiles.events[0]
         names = f"the first of them {first.op} on {', '.join(first.shapes) or 'no tensor'} ({first.phase}) at {first.caller}"
         way_out = "Its shapes are new at this step: pad what varies, or call CompileGuard.pause() around what may compile."
     else:
         names = f"in the loop at {loop}"
-        way_out = "The device does not name the op: watch(..., predict=True) does."
+        if compiles.ops is None:
+            way_out = "The device does not name the op: watch(..., predict=True) does."
+        else:
+            way_out = "No op in it is new to the recorder: look for what changes in how they are put together, or in a number."
     return f"{where} compiled after the warm-up: {found}, {names}. {way_out}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

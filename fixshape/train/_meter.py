@@ -15,13 +15,20 @@ class Compiles(NamedTuple):
 
     Attributes:
         ops: predicted by the recorder; ``None`` where it was not on.
-        graphs: by the device's own count; ``None`` where it keeps none.
+        graphs: by the device's own count, where that is of graphs; else ``None``.
+        native_ops: by the device's own count, where that is of operators; else ``None``.
         events: the ops that the recorder predicted, with their shapes and callers.
     """
 
     ops: int | None
     graphs: int | None
+    native_ops: int | None
     events: tuple[OpEvent, ...]
+
+    @property
+    def best(self) -> int | None:
+        """The device's own count where there is one, else the predicted one."""
+        return next((known for known in (self.graphs, self.native_ops, self.ops) if known is not None), None)
 
 
 class Meter:
@@ -36,12 +43,14 @@ class Meter:
         self._backend = backend
         self._recorder = OpRecorder(lines=lines)
         self._recording = False
-        self._graphs_before: int | None = None
+        self._before: int | None = None  # the device's own count
+        # An NPU compiles operators, if it compiles; whatever else counts its compiles makes graphs.
+        self._counts_ops = backend.name == "npu"
 
     def start(self, *, record: bool) -> None:
         """Begins a step, with the recorder on or off. What a lazy device has still to do is cut off, and not counted."""
         self._backend.step()
-        self._graphs_before = self._backend.compiles()
+        self._before = self._backend.compiles()
         self._recording = record
         if record:
             self._recorder.__enter__()
@@ -57,8 +66,9 @@ class Meter:
             self._recorder.step()
         self._backend.step()
         after = self._backend.compiles()
-        graphs = None if after is None or self._graphs_before is None else after - self._graphs_before
-        return Compiles(ops, graphs, events)
+        own = None if after is None or self._before is None else after - self._before
+        graphs, native_ops = (None, own) if self._counts_ops else (own, None)
+        return Compiles(ops, graphs, native_ops, events)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -75,5 +85,5 @@ class Meter:
                 self._recorder.__enter__()
             self._backend.step()
             after = self._backend.compiles()
-            if after is not None and before is not None and self._graphs_before is not None:
-                self._graphs_before += after - before
+            if after is not None and before is not None and self._before is not None:
+                self._before += after - before

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from statistics import fmean, median
+
+from fixshape.train import _verdict
 
 WARMUP_STEPS = 2
 """Steps in each (phase, bucket) in which compiles belong: forward and backward in the first, in the second what the optimiser's
@@ -22,7 +23,8 @@ class StepRecord:
         in_warmup: whether it is one of the first two steps in its (phase, bucket).
         seconds: from the batch being handed out to the next one being asked for, without the loading of data.
         op_compiles: predicted by the recorder; ``None`` where it was not counting.
-        graph_compiles: by the device's own count; ``None`` where it keeps none.
+        graph_compiles: by the device's own count, where that is of graphs (XLA); else ``None``.
+        native_op_compiles: by the device's own count, where that is of operators (a dry run on an NPU); else ``None``.
     """
 
     index: int
@@ -32,16 +34,18 @@ class StepRecord:
     seconds: float
     op_compiles: int | None
     graph_compiles: int | None
+    native_op_compiles: int | None = None
 
     @property
     def is_counted(self) -> bool:
         """Whether compiles were counted in it, by the device or by the recorder."""
-        return self.op_compiles is not None or self.graph_compiles is not None
+        return any(count is not None for count in (self.graph_compiles, self.native_op_compiles, self.op_compiles))
 
     @property
     def compiles(self) -> int:
         """The device's own count where there is one, else the predicted one, else 0."""
-        return self.graph_compiles if self.graph_compiles is not None else self.op_compiles or 0
+        counts = (self.graph_compiles, self.native_op_compiles, self.op_compiles)
+        return next((count for count in counts if count is not None), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class TrainSummary:
 
     Attributes:
         steps: one record per step, evaluation steps left out.
-        losses: the total loss of each step.
+        losses: the total loss of each step, over several batches their mean; empty in a dry run, which has no values.
         real_pixels: pixels of images, over all batches that tell.
         total_pixels: pixels of canvases.
         real_slots: boxes.
@@ -59,6 +63,7 @@ class TrainSummary:
         peak_memory: in bytes, as the backend counts it.
         warmup_steps: steps before the first, of which nothing remains.
         warmup_compiles: what they compiled; ``None`` where it was not counted.
+        resumed_at: steps that an earlier process had made before the first here; ``index`` of a record begins at 1 all the same.
     """
 
     steps: tuple[StepRecord, ...]
@@ -71,6 +76,7 @@ class TrainSummary:
     peak_memory: int
     warmup_steps: int = 0
     warmup_compiles: int | None = None
+    resumed_at: int = 0
 
     @property
     def shapes(self) -> dict[str, int]:
@@ -84,16 +90,7 @@ class TrainSummary:
         ``None`` where the run is not known to have come to rest: no step was counted, the last one compiled, or counting ended
         before nothing compiled any more. A bucket that was quiet when last counted is taken to have stayed so.
         """
-        at_rest: dict[tuple[str, str], bool] = {}
-        for record in self.steps:
-            key = (record.phase, record.shapes)
-            if record.is_counted:
-                at_rest[key] = not record.compiles
-            elif not at_rest.get(key, False):
-                return None
-        if not self.steps or self.steps[-1].compiles:
-            return None
-        return max((record.index for record in self.steps if record.compiles), default=0)
+        return _verdict.quiet_after(self.steps)
 
     def seconds_per_step(self) -> tuple[float | None, float | None]:
         """Seconds of a step before (mean) and after (median) the run was steady; ``None`` where there is no such step.
@@ -102,11 +99,4 @@ class TrainSummary:
         under a guard, they are what there is. The first holds the warm-up steps as they were, and all steps where steps were
         counted and the run did not come to rest. Where none was counted, the warm-up is what parts the two.
         """
-        quiet_after = self.quiet_after
-        if quiet_after is None:
-            quiet_after = len(self.steps) if any(record.is_counted for record in self.steps) else 0
-        before = [record.seconds for record in self.steps if record.index <= quiet_after or record.in_warmup]
-        after = [record for record in self.steps if not (record.index <= quiet_after or record.in_warmup)]
-        uncounted = [record.seconds for record in after if record.op_compiles is None]
-        steady = uncounted or [record.seconds for record in after]
-        return fmean(before) if before else None, median(steady) if steady else None
+        return _verdict.seconds_per_step(self.steps)

@@ -17,7 +17,7 @@ from fixshape.plan import Bucket
 KEYS = {
     "schema_version", "model", "backend", "dynamic", "steps", "losses", "op_compiles_per_step", "graph_compiles_per_step",
     "compiles_after_step", "fallbacks", "seconds_per_step", "shapes", "padding", "boxes_dropped", "peak_memory_mb", "warmup",
-    "dry_run",
+    "dry_run", "resumed_at",
 }  # fmt: skip
 
 
@@ -75,6 +75,19 @@ def test_several_buckets_are_all_warm_before_the_first_step(tmp_path):
     assert result["op_compiles_per_step"] == [0] * 8 and result["compiles_after_step"] == 0
     again = start(*options, "--plan", str(tmp_path / "plan.json"))
     assert json.loads(again.stdout)["losses"] == result["losses"], again.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_goes_on_bitwise(tmp_path):
+    options = ("--batch-size", "2", "--json")
+    whole = json.loads(start(*options, "--steps", "6").stdout)
+    kept = (*options, "--checkpoint", str(tmp_path / "kept"), "--resume")
+    first = json.loads(start(*kept, "--steps", "3").stdout)
+    rest = json.loads(start(*kept, "--steps", "6").stdout)
+    assert (first["resumed_at"], rest["resumed_at"]) == (0, 3)
+    assert first["losses"] + rest["losses"] == whole["losses"]
+    done = start(*kept[:2], *kept[3:], "--steps", "6")
+    assert done.returncode == 0 and "resumed at step" in done.stdout, done.stderr
 
 
 def test_real_images_with_workers_and_output(data_folder, tmp_path):
@@ -202,6 +215,9 @@ def test_options_that_need_one_another(capsys):
     assert "--data coco needs --annotations A.json and --images DIR" in _fails(capsys, "--data", "coco")
     assert "--images is for --data coco, but --data is 'shapes'" in _fails(capsys, "--images", "x")
     assert "--dynamic does not pad: it cannot be used with --plan" in _fails(capsys, "--dynamic", "--plan", "x")
+    assert "--resume needs --checkpoint DIR" in _fails(capsys, "--resume")
+    assert "--checkpoint-every needs --checkpoint DIR" in _fails(capsys, "--checkpoint-every", "3")
+    assert "--checkpoint is not for --dynamic" in _fails(capsys, "--checkpoint", "x", "--dynamic")
     assert "--dynamic does not pad: it cannot be used with --buckets" in _fails(capsys, "--dynamic", "--buckets", "2")
 
 

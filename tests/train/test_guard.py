@@ -194,6 +194,47 @@ def test_with_prediction_the_op_behind_a_graph_compile_is_named():
             device.trace(part.shape)
 
 
+class OperatorDevice(GraphDevice):
+    """Counts operators."""
+
+    name = "npu"
+
+
+@pytest.mark.parametrize(("late", "told"), [(1, "1 op compile"), (3, "3 op compiles")])
+def test_where_the_device_counts_operators_they_are_not_called_graphs(late, told):
+    device = OperatorDevice()
+    with pytest.raises(ShapeDriftError) as caught:
+        for number, _ in enumerate(guarded(same(4), CompileGuard("error"), backend=device)):
+            for kernel in range(late):
+                device.trace((kernel, number // 3))
+    assert f"step 4 (train, 4x3) compiled after the warm-up: {told} by the device's own count, in the loop at" in str(
+        caught.value
+    )
+
+
+def test_with_prediction_the_op_behind_a_device_s_op_compiles_is_named():
+    device = OperatorDevice()
+    with pytest.raises(
+        ShapeDriftError, match=r": 1 op compile by the device's own count, the first of them aten\.mm\.default on"
+    ):
+        for number, batch in enumerate(guarded(same(9), CompileGuard("error"), backend=device, predict=True)):
+            part = batch[: 2 if number == 7 else 4]
+            _ = part @ WEIGHT
+            device.trace(part.shape)
+
+
+def test_with_prediction_and_no_new_op_nobody_is_sent_to_predict():
+    device = GraphDevice()
+    with pytest.raises(ShapeDriftError) as caught:
+        for number, batch in enumerate(guarded(same(9), CompileGuard("error"), backend=device, predict=True)):
+            _ = batch @ WEIGHT
+            device.trace(("order", number // 5))
+    assert "step 6 " in str(caught.value)
+    assert str(caught.value).endswith(
+        "No op in it is new to the recorder: look for what changes in how they are put together, or in a number."
+    )
+
+
 def test_graphs_compiled_in_a_pause_are_not_the_step_s():
     device, guard = GraphDevice(), CompileGuard("error")
     watched = guarded(same(4), guard, backend=device)

@@ -39,6 +39,12 @@ def test_the_device_s_own_count_goes_before_the_predicted_one(ops, graphs, compi
     assert (record.compiles, record.is_counted) == (compiles, is_counted)
 
 
+@pytest.mark.parametrize(("ops", "native", "compiles"), [(5, 7, 7), (5, 0, 0), (None, 3, 3)])
+def test_so_does_its_count_of_operators(ops, native, compiles):
+    record = StepRecord(1, "train", "a", True, 1.0, ops, None, native)
+    assert (record.compiles, record.is_counted) == (compiles, True)
+
+
 N = None
 
 

@@ -1,13 +1,14 @@
 """A watched loop hands out the same batches, and knows what happened in each step."""
 
-import time
+import pickle
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fixshape.errors import BackendError
-from fixshape.train import CompileGuard, _watch, watch
+from fixshape.train import CompileGuard, _bar, _watch, watch
 from fixshape.train._watch import MOST_COMPILING_STEPS, QUIET_STEPS
 from tests.train.doubles import Counted, GraphDevice, mode_is_active
 
@@ -185,17 +186,18 @@ def test_where_the_device_counts_prediction_stays_on():
 
 
 @pytest.mark.parametrize("sized", [True, False], ids=["a loader with a length", "a loader without"])
-def test_the_bar_is_on_stderr_and_names_loss_phase_and_compiles(capfd, sized):
+def test_the_bar_is_on_stderr_and_names_loss_phase_and_compiles(capfd, monkeypatch, sized):
+    monkeypatch.setattr(_bar, "DRAW_INTERVAL", 0.0)
     batches = rows(4, 4, 4)
     watched = watch(batches if sized else Counted(batches), backend="cpu", predict=True)
     for batch in watched:
-        time.sleep(0.12)  # tqdm draws every 0.1 s
         watched.log((batch @ WEIGHT).sum())
     out, err = capfd.readouterr()
     assert out == ""
-    assert "warm-up, 2 compiles" in err
+    assert "warm-up, slow as expected, 0 compiles so far" in err  # before the first step has ended
+    assert "warm-up, slow as expected, 2 compiles so far" in err
     assert "loss 24, steady, 2 compiles" in err
-    assert ("3/3" if sized else "3step") in err
+    assert ("3/3" if sized else "3step") in err.splitlines()[-1]
 
 
 def test_the_bar_says_nothing_of_compiles_where_none_are_counted(capfd):
@@ -203,13 +205,104 @@ def test_the_bar_says_nothing_of_compiles_where_none_are_counted(capfd):
     for _ in watched:
         watched.log(1.0)
     err = capfd.readouterr().err
-    assert "loss 1, steady" in err and "compiles" not in err
+    assert "warm-up, slow as expected]" in err and "loss 1, not known to be steady, as compiles were not counted" in err
 
 
 def test_without_progress_nothing_is_written(capfd):
-    for _ in quietly(rows(4, 4)):
+    watched = quietly(rows(4, 4))
+    with watched.warming_up():
+        pass
+    for _ in watched:
         pass
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_compiles_after_the_warm_up_is_not_called_one(capfd, monkeypatch):
+    monkeypatch.setattr(_bar, "DRAW_INTERVAL", 0.0)
+    watched = watch(rows(4, 4, 4, 4), backend="cpu", predict=True)
+    for number, batch in enumerate(watched):
+        _ = batch[: 2 if number == 3 else 4] @ WEIGHT
+    assert "shape drift, 2 compiles" in capfd.readouterr().err
+
+
+def test_the_verdict_ends_the_bar_and_is_logged(capfd, caplog):
+    watched = watch(rows(4, 4, 4), backend="cpu", predict=True)
+    assert watched.verdict == "no step yet"
+    with caplog.at_level("INFO", logger="fixshape.train"):
+        for batch in watched:
+            _ = batch @ WEIGHT
+    assert re.fullmatch(r"steady since step 2; warm-up \S+ m?s; \S+ m?s a step, counting included", watched.verdict)
+    assert caplog.messages == [watched.verdict]
+    assert capfd.readouterr().err.endswith(f", 1 compile, {watched.verdict}]\n")
+
+
+def test_a_loop_without_a_batch_has_no_verdict_to_tell(capfd, caplog):
+    with caplog.at_level("INFO", logger="fixshape.train"):
+        for _ in watch([], backend="cpu"):
+            pass
+    assert caplog.messages == [] and "no step" not in capfd.readouterr().err
+
+
+def test_a_warm_up_before_the_first_step_is_in_the_verdict(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_watch, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    batches = rows(4, 4, 4)
+    watched = quietly(batches, predict=True)
+    with watched.warming_up():
+        _ = batches[0] @ WEIGHT
+        now[0] += 41.0
+    for batch in watched:
+        _ = batch @ WEIGHT
+        now[0] += 0.21
+    assert watched.warmup_compiles == 1
+    assert watched.verdict == "steady since step 1; warm-up 41 s; 0.21 s a step, counting included"
+
+
+class OperatorDevice(GraphDevice):
+    """Counts operators, and has no values."""
+
+    name = "npu"
+    has_values = False
+
+
+def test_a_count_of_operators_is_none_of_graphs():
+    device = OperatorDevice()
+    watched = quietly(rows(4, 4, 4), backend=device)
+    with watched.warming_up():
+        device.trace("before")
+    for number, _ in enumerate(watched):
+        device.trace(min(number, 1))
+    found = [(record.op_compiles, record.graph_compiles, record.native_op_compiles) for record in watched.records]
+    assert found == [(None, None, 1), (None, None, 1), (None, None, 0)]
+    assert [record.compiles for record in watched.records] == [1, 1, 0]
+    assert watched.warmup_compiles == 1
+
+
+def test_predicted_and_native_op_compiles_stand_side_by_side():
+    device = OperatorDevice()
+    watched = quietly(rows(4, 4, 4), backend=device, predict=True)
+    for batch in watched:
+        device.trace("conv")
+        device.trace("its gradient")
+        _ = batch @ WEIGHT
+    assert [(record.op_compiles, record.native_op_compiles) for record in watched.records] == [(1, 2), (0, 0), (0, 0)]
+
+
+def test_a_dry_run_has_no_losses_and_no_times():
+    watched = quietly(rows(4, 4, 4), backend=OperatorDevice())
+    for number, _ in enumerate(watched):
+        watched.log(torch.empty((), device="meta") if number < 2 else 1.0)
+    assert watched.losses == [1.0]
+    assert watched.verdict == "steady since step 1; a dry run: its seconds are no device's"
+
+
+def test_it_can_be_pickled_before_and_within_a_loop(tmp_path):
+    watched = watch(rows(4, 4, 4), backend="cpu", step_log=tmp_path / "steps.jsonl")
+    assert len(list(pickle.loads(pickle.dumps(watched)))) == 3
+    for _ in watched:
+        again = pickle.loads(pickle.dumps(watched))
+    assert [record.index for record in again.records] == [1, 2]
+    assert len(list(again)) == 3
 
 
 def test_a_backend_that_is_not_known():
