@@ -45,6 +45,17 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     torch.manual_seed(arguments.seed)
     model = _build(arguments)
     loader, plan = load(arguments, model)
+    measured: dict[str, float] = {}
+    evaluate = None
+    if arguments.val_annotations:
+        from fixshape.cli._train_evaluate import evaluation
+
+        of_coco = evaluation(arguments, model, backend.device())
+
+        def evaluate(evaluated: nn.Module) -> dict[str, float]:
+            measured.update(of_coco(evaluated))
+            return measured
+
     trained = (model if arguments.dynamic else to_static(model)).to(backend.device())
     summary = fit(
         trained,
@@ -54,6 +65,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         checkpoint=arguments.checkpoint,
         checkpoint_every=arguments.checkpoint_every,
         resume=arguments.resume,
+        evaluate=evaluate,
         backend=backend,
         guard=CompileGuard(arguments.guard) if arguments.guard else None,
         # Where the device counts by itself, its count is the truth, and the recorder would change its graphs.
@@ -61,7 +73,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         # One shape is warm after the first two steps; of several, some come late.
         warm_up=loader.one_of_each() if isinstance(loader, BucketLoader) and len(loader.batch_sampler.plan.shapes) > 1 else None,
     )
-    result = as_json(arguments, backend, summary)
+    result = as_json(arguments, backend, summary, measured)
     if arguments.output:
         _write(Path(arguments.output), trained if backend.has_values else None, plan, result)
     print(json.dumps(result) if arguments.json else as_text(result))
@@ -75,6 +87,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("train: --data coco needs --annotations A.json and --images DIR.")
     if arguments.data != "coco" and given:
         raise UsageError(f"train: --{given[0]} is for --data coco, but --data is {arguments.data!r}.")
+    validation = [name for name in ("val_annotations", "val_images") if getattr(arguments, name) is not None]
+    if len(validation) == 1 or (validation and arguments.data != "coco"):
+        raise UsageError("train: --val-annotations A.json and --val-images DIR go together, with --data coco.")
+    if validation and (arguments.dynamic or arguments.dry_run):
+        raise UsageError(f"train: --val-annotations is not for --{'dynamic' if arguments.dynamic else 'dry-run'}.")
     if arguments.dynamic and (arguments.plan or arguments.buckets > 1):
         raise UsageError(f"train: --dynamic does not pad: it cannot be used with --{'plan' if arguments.plan else 'buckets'}.")
     if arguments.dry_run and arguments.backend != "npu":

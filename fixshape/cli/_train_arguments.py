@@ -53,7 +53,7 @@ _EPILOG = """examples:
   $ fixshape train --dynamic --steps 8 --json
 
 The JSON object of --json: schema_version, model, backend, dynamic, steps, resumed_at (steps that an
-earlier run made), losses, warmup {steps, compiles} (what several
+earlier run made), losses, evaluation {AP, AP50, AP75} (null without --val-annotations), warmup {steps, compiles} (what several
 buckets took before the first step; compiles is null where they were not counted), op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which
 something compiled; null where it did not come to rest), fallbacks (ops that ran on the host, reads included),
@@ -78,6 +78,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     data.add_argument("--annotations", metavar="A.json", help="COCO annotation file (for --data coco)")
     data.add_argument("--images", metavar="DIR", help="folder of its images (for --data coco)")
+    data.add_argument("--val-annotations", metavar="A.json", help="measure COCO's AP on this file at the end (needs pycocotools)")
+    data.add_argument("--val-images", metavar="DIR", help="folder of its images")
     shapes = data.add_mutually_exclusive_group()
     shapes.add_argument("--plan", metavar="P.json", help="buckets to pad to, as fixshape plan writes them")
     shapes.add_argument(

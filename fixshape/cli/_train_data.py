@@ -17,11 +17,11 @@ from fixshape.collate import BucketBatchSampler, PadToBucket, make_loader
 from fixshape.detection import CocoSamples, DrawnShapes, host_transform, to_static
 from fixshape.plan import ShapePlan, cover_all, plan_buckets
 
-_KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")
+KEYS = ("boxes", "labels", "area", "iscrowd", "image_id")
 _Transform = Callable[[Any, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 
-class _Prepared(Dataset[tuple[Tensor, dict[str, Any]]]):
+class Prepared(Dataset[tuple[Tensor, dict[str, Any]]]):
     """Samples of another data set, transformed, with the keys that the model has a use for."""
 
     def __init__(
@@ -47,7 +47,7 @@ def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[An
     """The loader, and the plan that its batches are padded to (``None`` for ``--dynamic``)."""
     samples: CocoSamples | DrawnShapes
     masks, keypoints = "mask" in arguments.model, "keypoint" in arguments.model
-    keys = (*_KEYS, *(["masks"] if masks else []), *(["keypoints"] if keypoints else []))
+    keys = (*KEYS, *(["masks"] if masks else []), *(["keypoints"] if keypoints else []))
     if arguments.data == "coco":
         samples = CocoSamples(arguments.images, arguments.annotations, masks=masks, keypoints=keypoints)
     else:
@@ -56,14 +56,14 @@ def load(arguments: argparse.Namespace, model: nn.Module) -> tuple[DataLoader[An
     sizes = samples.sizes()
     if arguments.dynamic:  # in the order of a run with one bucket
         order = BucketBatchSampler(cover_all(sizes), sizes, arguments.batch_size, seed=arguments.seed)
-        prepared = _Prepared(samples, len(samples), _as_tensor, keys)
+        prepared = Prepared(samples, len(samples), _as_tensor, keys)
         return DataLoader(prepared, batch_sampler=order, collate_fn=_as_lists, **options), None
     transform = host_transform(model)
     fitted = transform.sizes(sizes)
     plan = _plan(arguments, fitted, int(model.get_submodule("transform").size_divisible))  # type: ignore[arg-type]
     # As torchvision's training reference: boxes of no width or height are left out; here they are counted.
     collate = PadToBucket(plan, num_classes=to_static(model).num_classes, invalid="drop")
-    prepared = _Prepared(samples, len(samples), transform, keys)
+    prepared = Prepared(samples, len(samples), transform, keys)
     return make_loader(prepared, plan, arguments.batch_size, sizes=fitted, seed=arguments.seed, collate=collate, **options), plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def as_json(arguments: argparse.Namespace, backend: Backend, summary: TrainSummary) -> dict[str, Any]:
+def as_json(
+    arguments: argparse.Namespace, backend: Backend, summary: TrainSummary, measured: Mapping[str, float]
+) -> dict[str, Any]:
     """The object of ``--json``; of a dry run without what it does not know: losses and times."""
 
     def fraction(real: int, total: int) -> float | None:
@@ -31,6 +34,7 @@ def as_json(arguments: argparse.Namespace, backend: Backend, summary: TrainSumma
         "steps": len(summary.steps),
         "resumed_at": summary.resumed_at,
         "losses": list(summary.losses) if backend.has_values else None,
+        "evaluation": dict(measured) or None,
         "warmup": {"steps": summary.warmup_steps, "compiles": summary.warmup_compiles},
         "op_compiles_per_step": operators,
         "graph_compiles_per_step": None if None in graphs else graphs,
@@ -78,6 +82,8 @@ def as_text(result: dict[str, Any]) -> str:
         lines.append(("resumed at step", str(result["resumed_at"])))
     if losses:
         lines.append(("loss", f"{_mean(losses[:10]):.4g} (first 10 steps) -> {_mean(losses[-10:]):.4g} (last 10)"))
+    if result["evaluation"]:
+        lines.append(("evaluation", ", ".join(f"{name} {value:.3f}" for name, value in result["evaluation"].items())))
     lines += [
         (f"shapes used: {len(shapes)}", "; ".join(shown)),
         ("padding", f"{percent(result['padding']['pixels'])} of pixels, {percent(result['padding']['slots'])} of box slots"),

@@ -17,7 +17,7 @@ from fixshape.plan import Bucket
 KEYS = {
     "schema_version", "model", "backend", "dynamic", "steps", "losses", "op_compiles_per_step", "graph_compiles_per_step",
     "compiles_after_step", "fallbacks", "seconds_per_step", "shapes", "padding", "boxes_dropped", "peak_memory_mb", "warmup",
-    "dry_run", "resumed_at",
+    "dry_run", "resumed_at", "evaluation",
 }  # fmt: skip
 
 
@@ -75,6 +75,17 @@ def test_several_buckets_are_all_warm_before_the_first_step(tmp_path):
     assert result["op_compiles_per_step"] == [0] * 8 and result["compiles_after_step"] == 0
     again = start(*options, "--plan", str(tmp_path / "plan.json"))
     assert json.loads(again.stdout)["losses"] == result["losses"], again.stderr
+
+
+@pytest.mark.slow
+def test_average_precision_on_other_images(data_folder):
+    folder = data_folder / "coco_permissive"
+    files = ("--annotations", str(folder / "instances.json"), "--images", str(folder / "images"))
+    validation = ("--val-annotations", files[1], "--val-images", files[3])
+    done = start("--data", "coco", *files, *validation, "--batch-size", "8", "--steps", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)["evaluation"]
+    assert set(measured) == {"AP", "AP50", "AP75"} and all(0 <= value < 0.5 for value in measured.values())
 
 
 @pytest.mark.slow
@@ -215,6 +226,7 @@ def test_options_that_need_one_another(capsys):
     assert "--data coco needs --annotations A.json and --images DIR" in _fails(capsys, "--data", "coco")
     assert "--images is for --data coco, but --data is 'shapes'" in _fails(capsys, "--images", "x")
     assert "--dynamic does not pad: it cannot be used with --plan" in _fails(capsys, "--dynamic", "--plan", "x")
+    assert "--val-annotations A.json and --val-images DIR go together" in _fails(capsys, "--val-images", "x")
     assert "--resume needs --checkpoint DIR" in _fails(capsys, "--resume")
     assert "--checkpoint-every needs --checkpoint DIR" in _fails(capsys, "--checkpoint-every", "3")
     assert "--checkpoint is not for --dynamic" in _fails(capsys, "--checkpoint", "x", "--dynamic")
