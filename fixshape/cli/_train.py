@@ -16,6 +16,7 @@ from fixshape.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from fixshape.backend import Backend
     from fixshape.plan import ShapePlan
 
 _DRAWN_SIDE = 320  # pixels that drawn shapes are resized to: their own size is 160 to 480
@@ -35,30 +36,41 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     backend = get_backend(arguments.backend, dry_run=arguments.dry_run)
 
+    from fixshape.train import joined
+
+    with joined(backend) as (rank, ranks):
+        return _run(arguments, backend, rank, ranks)
+
+
+def _run(arguments: argparse.Namespace, backend: Backend, rank: int, ranks: int) -> ExitCode:
     import torch
 
     from fixshape.cli._train_data import load
     from fixshape.collate import BucketLoader
     from fixshape.detection import to_static
-    from fixshape.train import CompileGuard, fit
+    from fixshape.train import CompileGuard, fit, gathered, local_rank, replicate
 
+    if arguments.dynamic and ranks > 1:
+        raise UsageError(f"train: --dynamic is for one process, to compare with, but torchrun started {ranks}.")
     torch.manual_seed(arguments.seed)
     model = _build(arguments)
     loader, plan = load(arguments, model)
     measured: dict[str, float] = {}
     evaluate = None
-    if arguments.val_annotations:
+    device = backend.device(local_rank() if backend.name in ("cuda", "npu") else 0)
+    if arguments.val_annotations and rank == 0:  # the others wait for it at their next step
         from fixshape.cli._train_evaluate import evaluation
 
-        of_coco = evaluation(arguments, model, backend.device())
+        of_coco = evaluation(arguments, model, device)
 
         def evaluate(evaluated: nn.Module) -> dict[str, float]:
-            measured.update(of_coco(evaluated))
+            measured.update(of_coco(evaluated if ranks == 1 else evaluated.get_submodule("module")))
             return measured
 
-    trained = (model if arguments.dynamic else to_static(model)).to(backend.device())
+    trained = (model if arguments.dynamic else to_static(model)).to(device)
+    replicated = replicate(trained, device)
     summary = fit(
-        trained,
+        replicated,
         loader,
         torch.optim.SGD(trained.parameters(), lr=arguments.lr, momentum=0.9),
         steps=arguments.steps,
@@ -70,13 +82,15 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         guard=CompileGuard(arguments.guard) if arguments.guard else None,
         # Where the device counts by itself, its count is the truth, and the recorder would change its graphs.
         predict=arguments.count_compiles or (backend.compiles() is None and (arguments.json or arguments.data == "shapes")),
+        progress=rank == 0,
         # One shape is warm after the first two steps; of several, some come late.
         warm_up=loader.one_of_each() if isinstance(loader, BucketLoader) and len(loader.batch_sampler.plan.shapes) > 1 else None,
     )
-    result = as_json(arguments, backend, summary, measured)
-    if arguments.output:
-        _write(Path(arguments.output), trained if backend.has_values else None, plan, result)
-    print(json.dumps(result) if arguments.json else as_text(result))
+    result = as_json(arguments, backend, gathered(summary), measured, ranks)
+    if rank == 0:
+        if arguments.output:
+            _write(Path(arguments.output), trained if backend.has_values else None, plan, result)
+        print(json.dumps(result) if arguments.json else as_text(result))
     return ExitCode.CLEAN
 
 

@@ -46,13 +46,16 @@ _EPILOG = """examples:
   on an Ascend NPU that is not there: what would be compiled, by torch-npu's own dispatcher (needs torch-npu and a C compiler):
   $ fixshape train --backend npu --dry-run --batch-size 2 --steps 5
 
+  on two processes, or devices, of this machine; the report is of both (losses: the mean; compiles: of the rank that has most):
+  $ torchrun --standalone --nproc-per-node 2 -m fixshape train --backend cpu --batch-size 2 --steps 6
+
   a run that may be killed at any time, and goes on where its last checkpoint was when it is started again:
   $ fixshape train --steps 200 --checkpoint run --checkpoint-every 20 --resume
 
   with torchvision's own forward and batches that are not padded, for comparison:
   $ fixshape train --dynamic --steps 8 --json
 
-The JSON object of --json: schema_version, model, backend, dynamic, steps, resumed_at (steps that an
+The JSON object of --json: schema_version, model, backend, ranks, dynamic, steps, resumed_at (steps that an
 earlier run made), losses, evaluation {AP, AP50, AP75} (null without --val-annotations), warmup {steps, compiles} (what several
 buckets took before the first step; compiles is null where they were not counted), op_compiles_per_step (null where a step
 was not counted), graph_compiles_per_step (null where the device does not count), compiles_after_step (the last step in which

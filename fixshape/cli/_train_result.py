@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 
 def as_json(
-    arguments: argparse.Namespace, backend: Backend, summary: TrainSummary, measured: Mapping[str, float]
+    arguments: argparse.Namespace, backend: Backend, summary: TrainSummary, measured: Mapping[str, float], ranks: int
 ) -> dict[str, Any]:
     """The object of ``--json``; of a dry run without what it does not know: losses and times."""
 
@@ -30,6 +30,7 @@ def as_json(
         "schema_version": SCHEMA_VERSION,
         "model": arguments.model,
         "backend": backend.name,
+        "ranks": ranks,
         "dynamic": arguments.dynamic,
         "steps": len(summary.steps),
         "resumed_at": summary.resumed_at,
@@ -77,7 +78,8 @@ def as_text(result: dict[str, Any]) -> str:
     quiet_after = result["compiles_after_step"]
     how = "counted over a stand-in for CANN" if dry_run else "predicted"
     kind = ", dynamic" if result["dynamic"] else ", dry run" if dry_run else ""
-    lines = [("model", f"{result['model']} on {result['backend']}{kind}"), ("steps", str(result["steps"]))]
+    ranks = f", {result['ranks']} ranks" if result["ranks"] > 1 else ""
+    lines = [("model", f"{result['model']} on {result['backend']}{kind}{ranks}"), ("steps", str(result["steps"]))]
     if result["resumed_at"]:
         lines.append(("resumed at step", str(result["resumed_at"])))
     if losses:

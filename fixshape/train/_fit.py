@@ -139,7 +139,8 @@ def fit(
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise CheckpointError(f"fit: {'resume' if resume else 'checkpoint_every'}= without checkpoint=, the folder. Give it too.")
     step = Step(model, optimizer, chosen, scheduler=scheduler, autocast=autocast, clip_norm=clip_norm, ema=ema)
-    ahead = Ahead(torch.device("cpu") if cuda_graph else chosen.device())  # a graph copies into its own memory
+    device = next((parameter.device for parameter in model.parameters()), chosen.device())
+    ahead = Ahead(torch.device("cpu") if cuda_graph else device)  # a graph copies into its own memory
     run = _graphed(step, chosen) if cuda_graph else lambda group: step(ahead.batches(group), len(group.batches))
     saved = None if checkpoint is None else _checkpoint(checkpoint, step, loader, chosen, resume=resume)
     loaded = None if saved is None or saved.newest() is None else saved.load()

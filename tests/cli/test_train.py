@@ -17,7 +17,7 @@ from fixshape.plan import Bucket
 KEYS = {
     "schema_version", "model", "backend", "dynamic", "steps", "losses", "op_compiles_per_step", "graph_compiles_per_step",
     "compiles_after_step", "fallbacks", "seconds_per_step", "shapes", "padding", "boxes_dropped", "peak_memory_mb", "warmup",
-    "dry_run", "resumed_at", "evaluation",
+    "dry_run", "resumed_at", "evaluation", "ranks",
 }  # fmt: skip
 
 
