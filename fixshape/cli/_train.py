@@ -48,7 +48,8 @@ def _run(arguments: argparse.Namespace, backend: Backend, rank: int, ranks: int)
     from fixshape.cli._train_data import load
     from fixshape.collate import BucketLoader
     from fixshape.detection import to_static
-    from fixshape.train import CompileGuard, fit, gathered, local_rank, replicate
+    from fixshape.train import CompileGuard, fit, replicate
+    from fixshape.train._distributed import gathered, local_rank
 
     if arguments.dynamic and ranks > 1:
         raise UsageError(f"train: --dynamic is for one process, to compare with, but torchrun started {ranks}.")

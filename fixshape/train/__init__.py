@@ -1,7 +1,7 @@
 """The loop: watch it, guard it, warm it up, or have it run for you."""
 
 from fixshape.train._checkpoint import Checkpoint, Loaded
-from fixshape.train._distributed import gathered, joined, local_rank, replicate
+from fixshape.train._distributed import joined, replicate
 from fixshape.train._fit import fit
 from fixshape.train._guard import CompileGuard
 from fixshape.train._records import StepRecord, TrainSummary
@@ -16,9 +16,7 @@ __all__ = [
     "TrainSummary",
     "Watch",
     "fit",
-    "gathered",
     "joined",
-    "local_rank",
     "replicate",
     "warmup",
     "watch",

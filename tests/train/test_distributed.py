@@ -13,8 +13,8 @@ from torch import nn
 
 from fixshape import get_backend
 from fixshape.errors import BackendError
-from fixshape.train import StepRecord, TrainSummary, gathered, joined, replicate
-from fixshape.train._distributed import merged
+from fixshape.train import StepRecord, TrainSummary, joined, replicate
+from fixshape.train._distributed import gathered, merged
 
 ROOT = Path(__file__).parents[2]
 NO_RANKS = {name: None for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
