@@ -19,6 +19,7 @@ SHOWN = {
     "masked_loss.py": ([], "the same loss and the same gradients"),
     "migrate_torchvision.py": ([], "the same first loss"),
     "own_loop.py": ([], "held-out loss"),
+    "torchrun_recipe.py": (["--steps", "2", "--checkpoint", "{folder}/kept"], "1 ranks, 2 steps, resumed at step 0"),
     "train_ssdlite.py": (["6"], "nothing compiled after step 2"),
     "trainer_recipe.py": ([], "compiles per step"),
     "vector_quantisation.py": ([], "the same losses and the same codebook"),
@@ -72,7 +73,7 @@ def _compiles(shown):
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py")))
 def test_an_example_runs_and_shows_what_it_promises(name, tmp_path):
     arguments, promised = SHOWN[name]
-    done = _run(tmp_path, name, *arguments)
+    done = _run(tmp_path, name, *(argument.format(folder=tmp_path) for argument in arguments))
     assert done.returncode == 0, done.stderr
     assert promised in done.stdout
     counts = _compiles(done.stdout)
@@ -100,6 +101,14 @@ def test_the_guard_of_a_recipe_sees_its_optimiser(name, tmp_path):
     done = _run(tmp_path, "-c", DRIFTING, name)
     assert done.returncode == 1
     assert re.search(r"ShapeDriftError: CompileGuard: step \d+ \(train, .* compiled after the warm-up", done.stderr), done.stderr
+
+
+@pytest.mark.slow
+def test_ranks_go_on_after_one_has_died(tmp_path):
+    ranks = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
+    done = _run(tmp_path, *ranks, "torchrun_recipe.py", "--die-at", "5", "--checkpoint", str(tmp_path / "kept"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 ranks, 8 steps, resumed at step 4, loss " in done.stdout
 
 
 def test_the_quantiser_that_counts_padding_is_told_from_the_dynamic_one(tmp_path):
