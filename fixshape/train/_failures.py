@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from fixshape.backend import Backend
-from fixshape.errors import FixshapeError, NonFiniteLossError, OutOfMemoryError, WorkerError
+from fixshape.errors import BackendError, FixshapeError, NonFiniteLossError, OutOfMemoryError, WorkerError
 from fixshape.train._batch import Group, shapes_of
 from fixshape.train._checkpoint import Checkpoint
 
 _NO_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED|can't allocate memory|not enough memory", re.IGNORECASE)
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed|exited)")
+# As CUDA's, CANN's and XLA's runtimes say it: none of them can be used any more by this process.
+_DEAD_DEVICE = re.compile(
+    r"(CUDA|HIP|NPU function|ACL stream) error|device.{0,40} (is lost|lost|unavailable)|^UNAVAILABLE:", re.IGNORECASE
+)
 _GRACE = 0.5  # seconds
 _MOST_NAMED = 16  # images in a message
 
@@ -72,6 +76,8 @@ class Watchdog:
                 raise WorkerError(self._of_worker(text)) from error
             if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(text):
                 raise OutOfMemoryError(self._of_memory(text, where)) from error
+            if _DEAD_DEVICE.search(text):
+                raise BackendError(self._of_device(text, where)) from error
             raise
         except (OSError, EOFError) as error:
             said = _obituary(error)
@@ -86,6 +92,13 @@ class Watchdog:
             f"fit: a worker of the DataLoader died after {reached} steps: {said:.200}. The system kills workers where the host's"
             " memory, or /dev/shm, is too small: use fewer workers. A data set that crashes shows where with num_workers=0."
             f"{self._last_good()}"
+        )
+
+    def _of_device(self, text: str, where: str) -> str:
+        reached = f"step {self._recent[-1][0]}" if self._recent else "the first step"
+        return (
+            f"fit: the {self._backend.name} device failed in {where or reached}, and this process can use it no more:"
+            f" {text:.300}. Start it again, and resume=True goes on from the last checkpoint.{self._last_good()}"
         )
 
     def _of_memory(self, text: str, where: str) -> str:

@@ -117,6 +117,7 @@ def fit(
             saved. Checkpoints hold finite weights only.
         OutOfMemoryError: a step, or the warm-up, asked for more memory than there is: the message has the shapes and the peak.
         WorkerError: a worker of the DataLoader died.
+        BackendError: the device failed; the message has the step and the last checkpoint.
         CheckpointError: the newest in the folder is broken, or of another training; there is one, and ``resume`` is not given;
             the disk is full, and then the last one stays; or ``resume`` or ``checkpoint_every`` come without ``checkpoint``.
         BackendError: the backend is not there; ``cuda_graph`` on another device, or with an optimiser or a precision that a graph

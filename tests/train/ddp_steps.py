@@ -29,7 +29,7 @@ def main(name: str) -> None:
         pair.reference = DistributedDataParallel(pair.reference)
         pair.twin = replicate(pair.twin, backend.device())
         assert pair.twin.static_graph
-        optimizer = torch.optim.SGD(pair.reference.parameters(), lr=5e-3, momentum=0.9)
+        optimizers = [torch.optim.SGD(model.parameters(), lr=5e-3, momentum=0.9) for model in (pair.reference, pair.twin)]
         for number in range(STEPS):
             batches = [pair.random([number + 1, 5 - number - other], seed=10 * number + other) for other in range(ranks)]
             ours, theirs = pair.step_both(*batches[rank], slots=8)
@@ -42,7 +42,9 @@ def main(name: str) -> None:
                 images, targets = ([*batches[0][part], *batches[1][part]] for part in (0, 1))
                 whole = step(alone, *pair.pad(images, targets, 8))
                 assert distance({key.removeprefix("module."): value for key, value in ours[1].items()}, whole[1]) < 1e-9
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            assert distance(dict(pair.twin.named_parameters()), dict(pair.reference.named_parameters())) < 1e-9
         print(f"rank {rank}: {STEPS} steps equal")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fixshape import make_loader
 from fixshape.backend._cpu import CpuBackend
-from fixshape.errors import ExtraError, NonFiniteLossError, OutOfMemoryError, WorkerError
+from fixshape.errors import BackendError, ExtraError, NonFiniteLossError, OutOfMemoryError, WorkerError
 from fixshape.plan import Bucket, ShapePlan
 from fixshape.train import fit
 from tests.train.doubles import WithLosses
@@ -40,6 +40,39 @@ def test_a_step_without_memory_names_the_bucket_the_peak_and_the_way_out():
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(RuntimeError):  # what people catch now goes on catching it
         run(Greedy(), padded(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: unspecified launch failure",
+        "NPU function error: aclrtSynchronizeStream, error code is 507011",
+        "UNAVAILABLE: failed to connect to all addresses",
+        "the device 0 is lost",
+    ],
+)
+def test_a_device_that_is_gone_names_the_step_and_the_way_out(said):
+    class Gone(WithLosses):
+        def forward(self, images, targets):
+            if len(self.modes) == 1:
+                raise RuntimeError(said)
+            return super().forward(images, targets)
+
+    expected = (
+        rf"^fit: the cpu device failed in step 2, and this process can use it no more: {said}\. Start it again, and resume=True"
+        r" goes on from the last checkpoint\.$"
+    )
+    with pytest.raises(BackendError, match=expected):
+        run(Gone(), padded(1, 1, 1))
+
+
+def test_another_error_of_the_model_is_left_alone():
+    class Wrong(WithLosses):
+        def forward(self, images, targets):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied on device cpu")
+
+    with pytest.raises(RuntimeError, match="^mat1 and mat2 shapes cannot be multiplied on device cpu$"):
+        run(Wrong(), padded(1))
 
 
 def test_a_warm_up_without_memory():
