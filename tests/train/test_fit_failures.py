@@ -240,6 +240,16 @@ def test_the_board_has_every_step_and_evaluation(tensorboard, tmp_path):
     assert board.of("evaluate/AP") == [(2, 0.25), (4, 0.25)]
 
 
+def test_tensorboards_own_reader_finds_it(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    summary = run(WithLosses(), padded(1, 2, 3), log_dir=tmp_path, evaluate=lambda model: {"AP": 0.25})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found["loss"] == [(step, pytest.approx(loss)) for step, loss in enumerate(summary.losses, 1)]
+    assert found["evaluate/AP"] == [(3, 0.25)] and len(found["seconds_per_step"]) == 3
+
+
 def test_the_board_is_closed_where_training_fails(tensorboard, tmp_path):
     with pytest.raises(NonFiniteLossError):
         run(Losing([1.0, math.nan, 3.0]), [(torch.ones(1),)] * 3, log_dir=tmp_path)
