@@ -94,9 +94,8 @@ def test_an_example_runs_and_shows_what_it_promises(name, tmp_path):
         assert 0 < int(changed) < 10
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "trainer_recipe.py" else []) for name in TWO_SHAPES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWO_SHAPES)
 def test_the_guard_of_a_recipe_sees_its_optimiser(name, tmp_path):
     done = _run(tmp_path, "-c", DRIFTING, name)
     assert done.returncode == 1

@@ -91,7 +91,10 @@ def _where(finding, script):
     return finding.code, name, finding.site.function
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+SLOW = ("rt_detr", "segmentation")
+
+
+@pytest.mark.parametrize("script", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS])
 def test_what_a_training_step_does_is_found_and_nothing_else(script, tmp_path):
     audit = audited(script, tmp_path)
     assert (audit.status, len(audit.report.steps), audit.unknown) == ("stopped", STEPS, {})
