@@ -163,6 +163,7 @@ def test_every_state_of_a_50_step_trajectory_ssdlite():
     _trajectory(SSDLITE, steps=50, batch_size=2)
 
 
+@pytest.mark.slow
 def test_every_state_of_a_2_step_trajectory_ssd300():
     _trajectory(SSD300, steps=2, batch_size=1)
 

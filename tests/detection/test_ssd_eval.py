@@ -22,7 +22,7 @@ def _trained(name: str, steps: int, batch_size: int):
     return model.eval()
 
 
-@pytest.mark.parametrize(("name", "steps", "batch_size"), [(SSDLITE, 12, 2), (SSD300, 2, 1)])
+@pytest.mark.parametrize(("name", "steps", "batch_size"), [(SSDLITE, 12, 2), pytest.param(SSD300, 2, 1, marks=pytest.mark.slow)])
 def test_detections_are_torchvisions_one_to_one(name, steps, batch_size):
     model = _trained(name, steps, batch_size)
     twin = make_twin(model)
