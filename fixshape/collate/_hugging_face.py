@@ -16,15 +16,17 @@ from torch import Tensor
 
 from fixshape._check import check_at_least, shown
 from fixshape.collate._canvas import stack_padded
+from fixshape.collate._images import check_images
 from fixshape.collate._masks import valid_mask
 from fixshape.collate._ragged import collate
 from fixshape.collate._rule import Pad
 from fixshape.collate._size import Size, choose_size
-from fixshape.collate._values import dtype_name, plain, whole_number
-from fixshape.errors import BucketError, DtypeError, ShapeError, TargetError
+from fixshape.collate._values import as_tensor, dtype_name, whole_number
+from fixshape.errors import BucketError, ShapeError, TargetError
 from fixshape.plan import Bucket, ShapePlan
 
 _WHERE = "PadPixelValues"
+_CONVERT = ". Convert it in the data set."
 _ROWS = {
     "class_labels": "[n]",
     "boxes": "[n, 4]",
@@ -175,7 +177,7 @@ def _read(position: int, sample: Any) -> _Sample:
     if not isinstance(sample, Mapping) or "pixel_values" not in sample:
         got = f"a {type(sample).__name__}" if not isinstance(sample, Mapping) else f"a dict of {shown(list(sample))}"
         raise TargetError(f"{where} is {got}, expected a dict with pixel_values and labels. For pairs, use PadToBucket.")
-    image, labels = _tensor(where, "pixel_values", sample["pixel_values"]), sample.get("labels")
+    image, labels = as_tensor(where, "pixel_values", sample["pixel_values"], _CONVERT), sample.get("labels")
     if image.ndim != 3 or 0 in image.shape:
         raise ShapeError(
             f"{where}: pixel_values has shape {tuple(image.shape)}, expected [C, h, w] with at least one pixel."
@@ -184,7 +186,7 @@ def _read(position: int, sample: Any) -> _Sample:
     size = tuple(image.shape[1:])
     mask = torch.ones((), dtype=torch.int64).expand(size)
     if sample.get("pixel_mask") is not None:
-        mask = _tensor(where, "pixel_mask", sample["pixel_mask"]).long()
+        mask = as_tensor(where, "pixel_mask", sample["pixel_mask"], _CONVERT).long()
         if tuple(mask.shape) != size:
             raise ShapeError(f"{where}: pixel_mask has shape {tuple(mask.shape)}, expected that of the image, {size}.")
     if labels is not None and not isinstance(labels, Mapping):
@@ -197,23 +199,13 @@ def _read(position: int, sample: Any) -> _Sample:
     return _Sample(name, image, mask, None if labels is None else _labels(where, labels, size), bucket)
 
 
-def _tensor(where: str, key: str, value: Any) -> Tensor:
-    try:
-        return plain(torch.as_tensor(value))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DtypeError(
-            f"{where}: {key} is a {type(value).__name__} that does not make a tensor ({str(error).splitlines()[0]})."
-            " Convert it in the data set."
-        ) from None
-
-
 def _labels(where: str, labels: Mapping[str, Any], size: Size) -> dict[str, Any]:
     """A copy, with tensors for what has one row per box."""
     for key in ("class_labels", "boxes"):
         if key not in labels:
             raise TargetError(f"{where}: labels has no {key} (it has {shown(list(labels))}), expected class_labels and boxes.")
     read = {key: value.clone() if isinstance(value, Tensor) else value for key, value in labels.items() if key != "bucket"}
-    read |= {key: _tensor(where, key, labels[key]).clone() for key in _ROWS if key in labels}
+    read |= {key: as_tensor(where, key, labels[key], _CONVERT).clone() for key in _ROWS if key in labels}
     boxes = read["boxes"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
         raise ShapeError(
@@ -238,18 +230,9 @@ def _labels(where: str, labels: Mapping[str, Any], size: Size) -> dict[str, Any]
 
 
 def _check_alike(read: Sequence[_Sample]) -> None:
+    check_images(_WHERE, [(sample.name, sample.image) for sample in read], "in the data set", "in the data set")
     first = read[0]
     for sample in read:
-        if sample.image.dtype != first.image.dtype:
-            raise DtypeError(
-                f"{_WHERE}: the image of {first.name} is {dtype_name(first.image)}, that of {sample.name}"
-                f" {dtype_name(sample.image)}, expected one dtype in a batch. Convert in the data set."
-            )
-        if len(sample.image) != len(first.image):
-            raise ShapeError(
-                f"{_WHERE}: the image of {first.name} has {len(first.image)} channel(s), that of {sample.name}"
-                f" {len(sample.image)}, expected one count in a batch. Convert in the data set."
-            )
         if (sample.labels is None) != (first.labels is None):
             there, missing = (first, sample) if sample.labels is None else (sample, first)
             raise TargetError(

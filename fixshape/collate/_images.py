@@ -23,23 +23,32 @@ def batch_images(samples: Sequence[Sample], rows: int, bucket: Bucket) -> Tensor
         DtypeError: the images' dtypes differ.
         ShapeError: their channel counts differ.
     """
-    _check_alike(samples)
+    check_images(
+        "PadToBucket",
+        [(sample.name, sample.image) for sample in samples],
+        "in the transform (torchvision.transforms.v2.ToDtype)",
+        "in the transform (torchvision.transforms.v2.RGB or Grayscale)",
+    )
     images = [sample.image for sample in samples]
     return stack_padded(images, rows, (len(images[0]), bucket.height, bucket.width))
 
 
-def _check_alike(samples: Sequence[Sample]) -> None:
-    first = samples[0]
-    for sample in samples[1:]:
-        if sample.image.dtype != first.image.dtype:
+def check_images(where: str, images: Sequence[tuple[str, Tensor]], dtype_there: str, channels_there: str) -> None:
+    """Whether images [C, h, w], each with a name for messages, can be of one batch; the rest says where to convert them.
+
+    Raises:
+        DtypeError: their dtypes differ.
+        ShapeError: their channel counts differ.
+    """
+    name, first = images[0]
+    for other, image in images[1:]:
+        if image.dtype != first.dtype:
             raise DtypeError(
-                f"PadToBucket: the image of {first.name} is {dtype_name(first.image)}, that of {sample.name}"
-                f" {dtype_name(sample.image)}, expected one dtype in a batch. Convert in the transform"
-                " (torchvision.transforms.v2.ToDtype)."
+                f"{where}: the image of {name} is {dtype_name(first)}, that of {other} {dtype_name(image)}, expected one dtype in"
+                f" a batch. Convert {dtype_there}."
             )
-        if len(sample.image) != len(first.image):
+        if len(image) != len(first):
             raise ShapeError(
-                f"PadToBucket: the image of {first.name} has {len(first.image)} channel(s), that of {sample.name}"
-                f" {len(sample.image)}, expected one count in a batch. Convert in the transform"
-                " (torchvision.transforms.v2.RGB or Grayscale)."
+                f"{where}: the image of {name} has {len(first)} channel(s), that of {other} {len(image)}, expected one count in a"
+                f" batch. Convert {channels_there}."
             )

@@ -90,23 +90,23 @@ def _boxes(where: str, value: Any) -> Tensor:
     return boxes
 
 
-def _tensor(where: str, name: str, value: Any) -> Tensor:
+def as_tensor(where: str, name: str, value: Any, way_out: str = ", expected a tensor, an array or a list of numbers.") -> Tensor:
+    """A plain tensor of what a sample gives, or :class:`DtypeError` with ``way_out`` at its end."""
     try:
         return plain(torch.as_tensor(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DtypeError(
-            f"{where}: {name} is a {type(value).__name__} that does not make a tensor ({str(error).splitlines()[0]}),"
-            " expected a tensor, an array or a list of numbers."
+            f"{where}: {name} is a {type(value).__name__} that does not make a tensor ({str(error).splitlines()[0]}){way_out}"
         ) from None
 
 
 def _floating(where: str, name: str, value: Any) -> Tensor:
-    tensor = _tensor(where, name, value)
+    tensor = as_tensor(where, name, value)
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _whole(where: str, name: str, value: Any) -> Tensor:
-    tensor = _tensor(where, name, value)
+    tensor = as_tensor(where, name, value)
     flag = name == "iscrowd" and tensor.dtype == torch.bool
     if tensor.numel() and not flag and (tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex()):
         raise DtypeError(f"{where}: {name} are {dtype_name(tensor)}, expected whole numbers (int64).")
@@ -114,7 +114,7 @@ def _whole(where: str, name: str, value: Any) -> Tensor:
 
 
 def _masks(where: str, name: str, value: Any) -> Tensor:
-    tensor = _tensor(where, name, value)
+    tensor = as_tensor(where, name, value)
     if tensor.numel() and tensor.dtype not in (torch.bool, torch.uint8):
         raise DtypeError(f"{where}: {name} are {dtype_name(tensor)}, expected bool or uint8 [n, H, W].")
     return tensor.to(torch.uint8)
