@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch.distributed
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from fixshape._check import check_at_least, shown
+from fixshape.backend._ranks import rank_and_world_size
 from fixshape.collate._bucket_index import BucketIndex
 from fixshape.collate._epoch import Epoch, Ints, order_epoch
 from fixshape.collate._progress import Progress
@@ -266,11 +266,9 @@ class BucketBatchSampler(Sampler[list[BucketIndex]]):
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if world_size is None:
-        world_size = torch.distributed.get_world_size() if distributed else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if distributed else 0
+    here = rank_and_world_size()
+    rank = here[0] if rank is None else rank
+    world_size = here[1] if world_size is None else world_size
     check_at_least(_NAME, "world_size", world_size, 1)
     check_at_least(_NAME, "rank", rank, 0)
     if rank >= world_size:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -20,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from fixshape._check import check_at_least, shown
 from fixshape._files import read_limited, write_atomic
 from fixshape.backend import Backend, get_backend
+from fixshape.backend._ranks import rank_and_world_size
 from fixshape.errors import CheckpointError, NonFiniteLossError
 from fixshape.train._generators import generators_state, set_generators
 
@@ -294,8 +294,7 @@ def _step_of(path: Path) -> int:
 
 
 def _is_first_rank() -> bool:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0
+    return rank_and_world_size()[0] == 0
 
 
 def _digest_of(loader: Any) -> str | None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fixshape.backend import Backend
+from fixshape.backend._ranks import rank_and_world_size
 from fixshape.errors import BackendError
 from fixshape.train._records import TrainSummary
 
@@ -33,8 +34,8 @@ def joined(backend: Backend) -> Iterator[tuple[int, int]]:
     Raises:
         BackendError: the ranks do not find each other, or their environment makes no sense.
     """
-    if "RANK" not in os.environ or dist.is_initialized():
-        yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if "RANK" not in os.environ or (dist.is_available() and dist.is_initialized()):
+        yield rank_and_world_size()
         return
     try:
         if backend.name in ("cuda", "npu"):
@@ -47,7 +48,7 @@ def joined(backend: Backend) -> Iterator[tuple[int, int]]:
             " RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; several nodes need --rdzv-endpoint."
         ) from error
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        yield rank_and_world_size()
     finally:
         dist.destroy_process_group()
 
@@ -71,7 +72,7 @@ def replicate(model: nn.Module, device: torch.device) -> nn.Module:
     Returns:
         The wrapped model; ``.module`` is the one given.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if rank_and_world_size()[1] == 1:
         return model
     devices = [device] if device.type in ("cuda", "npu") else None
     return DistributedDataParallel(model, device_ids=devices, static_graph=True)
@@ -83,11 +84,12 @@ def gathered(summary: TrainSummary) -> TrainSummary:
     Losses are means over the ranks, a step's compiles and seconds and the memory those of the rank that has most, and what is
     counted of padding is added.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    rank, ranks = rank_and_world_size()
+    if ranks == 1:
         return summary
-    found: list[Any] = [None] * dist.get_world_size()
+    found: list[Any] = [None] * ranks
     dist.all_gather_object(found, summary)
-    return merged(found) if dist.get_rank() == 0 else summary
+    return merged(found) if rank == 0 else summary
 
 
 def merged(summaries: Sequence[TrainSummary]) -> TrainSummary:
