@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fixshape import audit, backend, collate, detection, errors, ops, plan, train
+    from fixshape import audit, backend, collate, detection, errors, export, ops, plan, train
     from fixshape.audit import OpRecorder
     from fixshape.backend import get_backend
     from fixshape.collate import BucketBatchSampler, PadToBucket, make_loader
@@ -39,7 +39,7 @@ _HOME = {
     "warmup": "train",
     "watch": "train",
 }
-_PACKAGES = ("audit", "backend", "collate", "detection", "errors", "ops", "plan", "train")
+_PACKAGES = ("audit", "backend", "collate", "detection", "errors", "export", "ops", "plan", "train")
 
 __all__ = [
     "Bucket",
@@ -57,6 +57,7 @@ __all__ = [
     "collate",
     "detection",
     "errors",
+    "export",
     "fit",
     "get_backend",
     "make_loader",

@@ -51,6 +51,14 @@ class AuditError(FixshapeError, ValueError):
     """An audit file is broken, or not what ``fixshape audit`` writes."""
 
 
+class ExportError(FixshapeError, ValueError):
+    """An exported graph is not what was asked for, or a file cannot be rewritten so that it stays the same function."""
+
+
+class OnnxFileError(FixshapeError, ValueError):
+    """An ONNX file is missing, broken, or not one."""
+
+
 class UsageError(FixshapeError, ValueError):
     """Options of the command line that do not go together."""
 

@@ -14,7 +14,7 @@ LAYERS = {
     "errors": 0.0, "_files": 0.1, "_check": 0.1,
     "plan": 1, "backend": 1,
     "ops": 2, "collate": 2, "audit": 2,
-    "detection": 3, "train": 3,
+    "detection": 3, "train": 3, "export": 3,
     "cli": 4,
     "__main__": 5,
 }  # fmt: skip
