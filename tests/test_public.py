@@ -9,7 +9,7 @@ import pytest
 import fixshape
 from fixshape import errors
 
-PACKAGES = ("audit", "backend", "collate", "detection", "ops", "plan", "train")
+PACKAGES = ("audit", "backend", "collate", "detection", "export", "ops", "plan", "train")
 PUBLIC = [
     (package, name)
     for package in PACKAGES

@@ -66,6 +66,9 @@ def parse_inputs(text: str) -> tuple[Input, ...]:
         text: ``"images:N,3,H,W;image_sizes:N,2"``. The last colon of each part ends the name, so that names may have colons;
             nothing after it is a scalar.
 
+    Returns:
+        The inputs in their order.
+
     Raises:
         UsageError: a part is not of that form, or a name comes twice; the message names the part.
         ShapeError: a size is below 1.
@@ -178,6 +181,9 @@ def plan_gears(
         inputs: of the model, with the symbols ``N``, ``H``, ``W`` and no other.
         batch_sizes: at least one; each canvas is run with each of them.
         counts: how often a sample goes to each of ``plan.shapes``; it makes no difference between batch sizes.
+
+    Returns:
+        The gears in the plan's order, batch sizes within a canvas.
 
     Raises:
         UsageError: an input has another symbol, there is no batch size, or other counts than shapes.

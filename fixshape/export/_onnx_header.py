@@ -81,6 +81,9 @@ def read_header(path: str | os.PathLike[str]) -> OnnxHeader:
     Args:
         path: of the file. Weights beside it are not opened.
 
+    Returns:
+        The :class:`OnnxHeader`, with names and dims as they stand in the file.
+
     Raises:
         OnnxFileError: it cannot be read, is empty, is cut off, or is not ONNX; the message says at which byte.
 

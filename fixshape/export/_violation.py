@@ -33,7 +33,13 @@ class Violation:
 
 
 def as_text(violations: Iterable[Violation]) -> str:
-    """One paragraph for each, in their order; the way out stands on lines of its own.
+    """One paragraph for each, in their order; the way out stands on a line of its own.
+
+    Args:
+        violations: of one target or of several.
+
+    Returns:
+        Text without a newline at the end; empty where nothing is broken.
 
     Example:
         >>> print(as_text([Violation("P1", "E10035", "1 gear, expected 2", "One gear is a fixed shape.", "--input_shape=x:1,3")]))
