@@ -91,7 +91,7 @@ def _where(finding, script):
     return finding.code, name, finding.site.function
 
 
-SLOW = ("rt_detr", "segmentation")
+SLOW = ("audio", "rt_detr", "segmentation")
 
 
 @pytest.mark.parametrize("script", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS])

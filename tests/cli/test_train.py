@@ -101,6 +101,7 @@ def test_a_run_that_is_ended_goes_on_bitwise(tmp_path):
     assert done.returncode == 0 and "resumed at step" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_real_images_with_workers_and_output(data_folder, tmp_path):
     folder = data_folder / "coco_permissive"
     arguments = ["--data", "coco", "--annotations", str(folder / "instances.json"), "--images", str(folder / "images")]
