@@ -13,6 +13,7 @@ from math import prod
 
 from fixshape._check import check_at_least, shown
 from fixshape.errors import UsageError
+from fixshape.export._onnx_header import OnnxHeader, Port
 from fixshape.plan import ShapePlan
 
 BATCH, HEIGHT, WIDTH = "N", "H", "W"
@@ -215,3 +216,48 @@ def plan_gears(
         gear = tuple((symbol, size) for symbol, size in sizes.items() if symbol in symbols)
         frequency[gear] = frequency.get(gear, 0) + (0 if counts is None else counts[index])
     return Gears(tuple(inputs), tuple(dict(gear) for gear in frequency), None if counts is None else tuple(frequency.values()))
+
+
+def header_inputs(header: OnnxHeader) -> tuple[Input, ...]:
+    """The inputs of an ONNX file with the plan's symbols at its free axes: N first, then H and W where there are four axes.
+
+    Args:
+        header: of the file.
+
+    Returns:
+        The inputs in the file's order.
+
+    Raises:
+        UsageError: a free axis is none of these, or an input's rank is not known.
+
+    Example:
+        >>> images = Port("images", "float32", ("batch", 3, None, "width"))
+        >>> header_inputs(OnnxHeader((images,), (), {"": 18}, 10, ()))[0].dims
+        ('N', 3, 'H', 'W')
+    """
+    return tuple(Input(port.name, tuple(_symbol(port, axis) for axis in range(_rank(port)))) for port in header.inputs)
+
+
+def _rank(port: Port) -> int:
+    if port.dims is None:
+        raise _untold(port)
+    return len(port.dims)
+
+
+def _symbol(port: Port, axis: int) -> int | str:
+    dims = port.dims or ()
+    dim = dims[axis]
+    if isinstance(dim, int) and dim > 0:
+        return dim
+    symbol = {0: BATCH, 2: HEIGHT, 3: WIDTH}.get(axis) if len(dims) == 4 else {0: BATCH}.get(axis)
+    if symbol is None:
+        raise _untold(port)
+    return symbol
+
+
+def _untold(port: Port) -> UsageError:
+    dims = "of unknown rank" if port.dims is None else ",".join("?" if dim is None else str(dim) for dim in port.dims)
+    return UsageError(
+        f"inputs: {shown(port.name)} is {dims}, and a plan has a batch size, a height and a width only. Say what is what with"
+        " --inputs 'images:N,3,H,W;tokens:N,77'."
+    )

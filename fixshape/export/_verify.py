@@ -1,0 +1,228 @@
+"""Does the ONNX file compute what the torch model computes, in every gear, and is padding without effect in it?
+
+Shapes: ``N`` batch, ``H``, ``W`` pixels of the canvas, ``h``, ``w`` of the image at its top left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fixshape.errors import ExportError, UsageError
+from fixshape.export._export_eager import device_of, evaluating, gear_text, inputs_of, run_model, sizes_input
+from fixshape.export._gears import HEIGHT, WIDTH, Gears
+from fixshape.export._onnx_header import read_header
+from fixshape.export._onnx_run import Arrays, differences, open_session, run
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fixshape.export._export_eager import MakeInputs
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedGear:
+    """One gear of a :class:`Verification`.
+
+    Args:
+        shapes: of the inputs, by name.
+        differences: where onnxruntime differs from torch, a sentence each; or why one of the two does not run. None is good.
+        largest: the largest difference of a number, ``None`` where the two could not be compared.
+        image: (h, w) of the smaller image that was padded to this gear's canvas; ``None`` where none was.
+        padded: where onnxruntime, on the padded image, differs from torch on the image alone.
+        padded_largest: the largest difference there.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    differences: tuple[str, ...]
+    largest: float | None
+    image: tuple[int, int] | None = None
+    padded: tuple[str, ...] = ()
+    padded_largest: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs."""
+        return not self.differences and not self.padded
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What :func:`verify_onnx` found: one row for each gear, in the gears' order."""
+
+    rows: tuple[VerifiedGear, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every gear is equal."""
+        return all(row.ok for row in self.rows)
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.rows:
+            shapes = ", ".join(f"{name} {list(shape)}" for name, shape in row.shapes.items())
+            told = "differs" if row.differences else f"equal to {row.largest:.1e}"
+            if row.image is not None:
+                of_padding = "differs" if row.padded else f"equal to {row.padded_largest:.1e}"
+                told += f"; {row.image[0]}x{row.image[1]} padded: {of_padding}"
+            lines.append(f"{shapes}: {told}")
+            lines += [f"    {sentence}" for sentence in (*row.differences, *(f"padded: {text}" for text in row.padded))]
+        return "\n".join(lines)
+
+
+def verify_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    gears: Gears,
+    *,
+    make_inputs: MakeInputs | None = None,
+    compare_padded: bool | None = None,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+) -> Verification:
+    """Runs an ONNX file in onnxruntime and the model in torch, in every gear, and compares shapes and numbers.
+
+    Where the model takes image sizes (an input [N, 2] beside images [N, C, H, W]), an image of the largest smaller canvas of the
+    gears is padded to each canvas too: what the file gives for it is compared with what torch gives for the image alone. Of an
+    output that is larger on the larger canvas its top left counts, which is the valid region of whatever keeps to the pixels'
+    places.
+
+    It does not promise equality between the gears, and not on a device: onnxruntime runs on the CPU.
+
+    Args:
+        model: the torch model, whatever the file was made of or by.
+        path: the file; its outputs are in the order of the model's, under any name.
+        gears: names and dims of the inputs, and the sizes of their symbols.
+        make_inputs: as for :func:`fixshape.export.export_onnx`.
+        compare_padded: also without image sizes, or not with them; ``None`` goes by the inputs.
+        rtol: relative to torch's number; whole numbers and bools are equal or not.
+        atol: in the unit of the output; times its largest number, where that is less than 1.
+
+    Returns:
+        A row for each gear. It does not raise where they differ.
+
+    Raises:
+        UsageError: the file has other inputs than the gears; or ``compare_padded`` is True and no input has the axes H and W.
+        ExportError: onnxruntime refuses the file.
+        OnnxFileError: it is no ONNX file.
+        ExtraError: onnx or onnxruntime is not installed.
+
+    Example:
+        >>> import os, tempfile, torch
+        >>> from fixshape.export import Gears, export_onnx, parse_inputs
+        >>> gears, model = Gears(parse_inputs("x:N,8"), ({"N": 1}, {"N": 4})), torch.nn.ReLU()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.onnx")
+        ...     _ = export_onnx(model, gears, path)
+        ...     print(verify_onnx(model, path, gears))
+        x [1, 8]: equal to 0.0e+00
+        x [4, 8]: equal to 0.0e+00
+    """
+    read_header(path)  # what is no ONNX file is told as such
+    session = open_session(Path(path))
+    known, asked = {port.name for port in session.get_inputs()}, {entry.name for entry in gears.inputs}
+    if known != asked:
+        raise UsageError(
+            f"verify_onnx: {os.fspath(path)} has inputs {', '.join(sorted(known))}, expected {', '.join(sorted(asked))}."
+        )
+    images = [index for index, entry in enumerate(gears.inputs) if entry.dims[-2:] == (HEIGHT, WIDTH)]
+    pads = (
+        sizes_input({entry.name: entry.dims for entry in gears.inputs}) is not None if compare_padded is None else compare_padded
+    )
+    if pads and not images and compare_padded:
+        raise UsageError(f"verify_onnx: no input has the axes {HEIGHT}, {WIDTH} at its end: there is nothing to pad.")
+    with evaluating(model):
+        return Verification(
+            tuple(
+                _gear(model, session, gears, index, make_inputs, images if pads else [], rtol, atol)
+                for index in range(len(gears))
+            )
+        )
+
+
+def _gear(
+    model: nn.Module,
+    session: Any,
+    gears: Gears,
+    index: int,
+    make_inputs: MakeInputs | None,
+    images: Sequence[int],
+    rtol: float,
+    atol: float,
+) -> VerifiedGear:
+    shapes = gears.shapes(index)
+    inputs = inputs_of(gears, index, make_inputs, device_of(model))
+    told, largest = _compare(model, session, gears, inputs, inputs, gear_text(gears, index), rtol, atol)
+    image = _smaller(gears, index) if images else None
+    if image is None:
+        return VerifiedGear(shapes, told, largest)
+    alone, on_canvas = list(inputs), list(inputs)
+    for position, entry in enumerate(gears.inputs):
+        if position in images:
+            alone[position] = inputs[position][..., : image[0], : image[1]].contiguous()
+            on_canvas[position] = inputs[position].new_zeros(inputs[position].shape)
+            on_canvas[position][..., : image[0], : image[1]] = alone[position]
+        elif entry.name == sizes_input(shapes):
+            alone[position] = on_canvas[position] = inputs[position].new_tensor(image).expand_as(inputs[position])
+    said = f"an image of {image[0]}x{image[1]} alone"
+    padded, padded_largest = _compare(model, session, gears, alone, on_canvas, said, rtol, atol)
+    return VerifiedGear(shapes, told, largest, image, padded, padded_largest)
+
+
+def _compare(
+    model: nn.Module,
+    session: Any,
+    gears: Gears,
+    of_torch: Sequence[Tensor],
+    of_onnx: Sequence[Tensor],
+    said: str,
+    rtol: float,
+    atol: float,
+) -> tuple[tuple[str, ...], float | None]:
+    try:
+        expected = run_model(model, of_torch, said)
+        feeds = {entry.name: value.cpu().numpy() for entry, value in zip(gears.inputs, of_onnx, strict=True)}
+        got = run(session, feeds)
+    except ExportError as error:
+        return (str(error),), None
+    if len(got) != len(expected):
+        return (f"the file has {len(got)} outputs ({', '.join(got)}), the model gives {len(expected)}.",), None
+    wanted: Arrays = {name: value.numpy() for name, value in zip(got, expected.values(), strict=True)}
+    if of_torch is not of_onnx:
+        got = {name: _top_left(value, wanted[name].shape) for name, value in got.items()}
+    told = []
+    for name, value in wanted.items():
+        # Of an output that is small as a whole, an error of atol would be all of it.
+        most = float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) if value.dtype.kind == "f" else 1.0
+        told += differences({name: got[name]}, {name: value}, rtol=rtol, atol=atol * min(1.0, most))
+    return tuple(told), _largest(got, wanted)
+
+
+def _top_left(value: Any, shape: tuple[int, ...]) -> Any:
+    return value[tuple(slice(size) for size in shape)] if value.ndim == len(shape) else value
+
+
+def _largest(got: Arrays, expected: Arrays) -> float | None:
+    found = 0.0
+    for name, value in got.items():
+        other = expected[name]
+        if value.shape != other.shape:
+            return None
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(value.astype(np.float64) - other.astype(np.float64))
+        both = (value == other) | ((value != value) & (other != other))  # infinities that are equal, and NaN
+        found = max(found, float(np.where(both, 0.0, distance).max(initial=0.0)))
+    return found
+
+
+def _smaller(gears: Gears, index: int) -> tuple[int, int] | None:
+    """The largest canvas of another gear that fits in this one's, and is not it."""
+    here = gears.values[index][HEIGHT], gears.values[index][WIDTH]
+    canvases = {(gear[HEIGHT], gear[WIDTH]) for gear in gears.values} - {here}
+    fitting = [(height, width) for height, width in canvases if height <= here[0] and width <= here[1]]
+    return max(fitting, key=lambda size: (size[0] * size[1], size), default=None)
