@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from fixshape import __version__
-from fixshape.cli import _audit, _env, _explain, _plan, _train
+from fixshape.cli import _atc, _audit, _env, _explain, _export, _onnx, _plan, _torchair, _train, _trt
 from fixshape.cli._audit_arguments import split
 from fixshape.cli._exit import ExitCode
 from fixshape.errors import FixshapeError, NonFiniteLossError, ShapeDriftError
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fixshape {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (_train, _plan, _audit, _explain, _env):
+    for command in (_train, _plan, _audit, _export, _onnx, _atc, _trt, _torchair, _explain, _env):
         command.add_parser(commands)
     return parser
 

@@ -10,7 +10,7 @@ from fixshape.cli.__main__ import main, make_parser
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["", "train", "plan", "audit", "explain", "env"])
+@pytest.mark.parametrize("name", ["", "train", "plan", "audit", "export", "onnx", "atc", "trt", "torchair", "explain", "env"])
 def test_help_is_as_golden(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixshape.errors import ShapeError, UsageError
-from fixshape.export import Gears, Input, parse_inputs, plan_gears
+from fixshape.export import Gears, Input, OnnxHeader, Port, header_inputs, parse_inputs, plan_gears
 from fixshape.plan import Bucket, ShapePlan
 
 NAMES = st.text(st.characters(blacklist_characters=";", blacklist_categories=("Cs", "Z", "C")), min_size=1, max_size=8)
@@ -106,3 +106,12 @@ def test_sizes_and_counts_in_range():
         plan_gears(PLAN, parse_inputs("x:N"), batch_sizes=(0,))
     with pytest.raises(ShapeError, match=r"^Gears: the count of gear 0 is -1, expected a whole number of at least 0\.$"):
         Gears(parse_inputs("x:N"), ({"N": 1},), (-1,))
+
+
+def test_inputs_of_a_header():
+    ports = (Port("x", "float32", ("b", 3, None, "w")), Port("ids", "int64", ("b", 77)), Port("t", "float32", ()))
+    assert ";".join(map(str, header_inputs(OnnxHeader(ports, (), {"": 18}, 10, ())))) == "x:N,3,H,W;ids:N,77;t:"
+    for dims, told in ((("b", "seq"), "b,seq"), (None, "of unknown rank"), ((1, None, 3), "1,?,3")):
+        with pytest.raises(UsageError, match=rf"inputs: 'ids' is {told.replace('?', '.')}, and a plan has a batch size") as error:
+            header_inputs(OnnxHeader((Port("ids", "int64", dims),), (), {"": 18}, 10, ()))
+        assert "Say what is what with --inputs 'images:N,3,H,W;tokens:N,77'" in str(error.value)

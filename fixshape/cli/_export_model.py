@@ -1,0 +1,120 @@
+"""Which model does ``fixshape export`` mean? A builder of torchvision, or what a function of the user's own gives."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from fixshape.errors import CheckpointError, UsageError
+from fixshape.export._export_line import blamed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(name: str, weights: str | None) -> tuple[nn.Module, Any]:
+    """The model in evaluation mode, and the function that makes its inputs, where its factory gives one.
+
+    Args:
+        name: of a builder in ``torchvision.models``, or ``package.module:factory``.
+        weights: a file of ``torch.save(model.state_dict())``.
+
+    Raises:
+        UsageError: there is no such builder, module or factory, or it gives no module.
+        CheckpointError: the weights cannot be read, or belong to another model.
+    """
+    import torch
+
+    torch.manual_seed(0)  # without weights, two exports are the same file
+    made = _from_factory(name) if ":" in name else _from_torchvision(name)
+    model, make_inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, torch.nn.Module) or not (make_inputs is None or callable(make_inputs)):
+        raise UsageError(
+            f"export: {name} gives {type(made).__name__}, expected a torch.nn.Module, or a pair of one and a function that makes"
+            " its inputs from their shapes."
+        )
+    if weights is not None:
+        _load(model, weights, name)
+    return model.eval(), make_inputs
+
+
+def _from_torchvision(name: str) -> Any:
+    from torchvision import models
+
+    detection = models.list_models(module=models.detection)
+    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation), *detection]
+    if name not in known:
+        raise UsageError(
+            f"export: there is no model {name!r} in torchvision.models, its segmentation or detection.{_near(name, known)} A"
+            " model of your own is package.module:factory."
+        )
+    builder = models.get_model_builder(name)
+    taken = inspect.signature(builder).parameters
+    model = builder(**{key: None for key in ("weights", "weights_backbone") if key in taken})
+    if name not in detection:
+        return model
+    from fixshape.detection import to_static
+
+    return to_static(model)
+
+
+def _from_factory(name: str) -> Any:
+    module_name, _, attribute = name.rpartition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as python -m has it
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(
+            f"export: {module_name!r} cannot be imported ({error}): expected package.module:factory, with the package in this"
+            " folder or installed."
+        ) from error
+    factory = module
+    for part in attribute.split("."):
+        if not hasattr(factory, part):
+            raise UsageError(f"export: {module_name} has no {attribute!r}.{_near(attribute, vars(module))}")
+        factory = getattr(factory, part)
+    if not callable(factory) or _is_module(factory):
+        return factory
+    try:
+        return factory()
+    except Exception as error:
+        raise UsageError(f"export: {name} raises {blamed(error)}. It is called without arguments.") from error
+
+
+def _is_module(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.nn.Module)
+
+
+def _load(model: nn.Module, weights: str, name: str) -> None:
+    import torch
+
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"export: --weights {weights}: {error.strerror or error}. Give a file of torch.save.") from None
+    except Exception as error:  # a hostile file may raise anything, and runs nothing
+        raise CheckpointError(
+            f"export: --weights {weights}: it does not load with weights_only=True ({type(error).__name__}), expected a"
+            " state_dict: torch.save(model.state_dict(), file)."
+        ) from None
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        first = " ".join(str(error).split())
+        raise CheckpointError(
+            f"export: --weights {weights} is not of {name}: {first[:200]}. With another number of classes, give a factory that"
+            " builds the model as it was trained."
+        ) from None
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, [entry for entry in known if not entry.startswith("_")], 1, 0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
