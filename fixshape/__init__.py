@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fixshape.collate import BucketBatchSampler, PadToBucket, make_loader
     from fixshape.detection import Detections, to_static
     from fixshape.errors import FixshapeError, FixshapeWarning
+    from fixshape.ops import static_indexing
     from fixshape.plan import Bucket, ShapePlan, plan_buckets
     from fixshape.train import CompileGuard, fit, warmup, watch
 
@@ -35,6 +36,7 @@ _HOME = {
     "get_backend": "backend",
     "make_loader": "collate",
     "plan_buckets": "plan",
+    "static_indexing": "ops",
     "to_static": "detection",
     "warmup": "train",
     "watch": "train",
@@ -64,6 +66,7 @@ __all__ = [
     "ops",
     "plan",
     "plan_buckets",
+    "static_indexing",
     "to_static",
     "train",
     "warmup",

@@ -67,6 +67,10 @@ class ShapeDriftError(FixshapeError, RuntimeError):
     """Something compiled after the warm-up while the guard was set to ``"error"``."""
 
 
+class StaticIndexingError(FixshapeError, RuntimeError):
+    """Selected rows met something that has no form of fixed shape, or left their block."""
+
+
 class ExtraError(FixshapeError, ImportError):
     """An optional package is needed and not installed; the message has the command that installs it."""
 

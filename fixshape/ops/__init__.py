@@ -30,6 +30,7 @@ from fixshape.ops._roi_align import multiscale_roi_align
 from fixshape.ops._sampling import BalancedSample, balanced_sample
 from fixshape.ops._select import FixedNonzero, fixed_nonzero
 from fixshape.ops._ssd import hard_negative_mining, ssd_match
+from fixshape.ops._static_indexing import static_indexing
 
 __all__ = [
     "BalancedSample",
@@ -59,4 +60,5 @@ __all__ = [
     "project_box_masks_on_boxes",
     "project_masks_on_boxes",
     "ssd_match",
+    "static_indexing",
 ]

@@ -237,6 +237,21 @@ def _norm(training: bool) -> Callable[..., tuple[Tensor, ...]]:
     return op
 
 
+def _anchors(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 3, (2, 20), generator=generator)
+    return torch.randn(2, 20, 3, generator=generator), torch.randn(2, 20, 4, generator=generator), labels
+
+
+def _anchor_loss(scores: Tensor, offsets: Tensor, labels: Tensor) -> Tensor:
+    """A loss as people write it: the dynamic form, made static by a decorator."""
+    positive = labels > 0
+    loss = F.smooth_l1_loss(offsets[positive], offsets.detach()[positive] + 0.3, reduction="sum") / (
+        offsets[positive].shape[0] + 1
+    )
+    return loss + F.cross_entropy(scores[labels >= 0], labels[labels >= 0])
+
+
 STATIC = [
     *(_static_of(case) for case in MASKED if case.reduction == "mean"),
     Static("masked_batch_norm-training", _norm(True), _rows),
@@ -268,6 +283,7 @@ STATIC = [
         lambda m, t, b, k, v: ops.project_box_masks_on_boxes(m, t, b, k, 7, valid_mask=v),
         _box_masks,
     ),
+    Static("static_indexing", ops.static_indexing(_anchor_loss), _anchors),
     Static(
         "multiscale_roi_align",
         lambda fine, coarse, b, v: ops.multiscale_roi_align((fine, coarse), b, 3, scales=[1 / 4, 1 / 8], valid_mask=v),
