@@ -19,13 +19,15 @@ SHOWN = {
     "masked_loss.py": ([], "the same loss and the same gradients"),
     "migrate_torchvision.py": ([], "the same first loss"),
     "own_loop.py": ([], "held-out loss"),
+    "own_loss.py": ([], "the same losses and the same gradients"),
     "torchrun_recipe.py": (["--steps", "2", "--checkpoint", "{folder}/kept"], "1 ranks, 2 steps, resumed at step 0"),
     "train_ssdlite.py": (["6"], "nothing compiled after step 2"),
     "trainer_recipe.py": ([], "compiles per step"),
+    "upsample_onnx.py": ([], "one file, equal to torch at 4 scales"),
     "vector_quantisation.py": ([], "the same losses and the same codebook"),
 }
 TWO_SHAPES = ("accelerate_recipe.py", "lightning_recipe.py", "trainer_recipe.py")
-REWRITES = ("custom_loss.py", "vector_quantisation.py")
+REWRITES = ("custom_loss.py", "own_loss.py", "vector_quantisation.py")
 LEARNS = (*TWO_SHAPES, "audio.py", "own_loop.py", "vector_quantisation.py")
 
 # Runs a recipe with an optimiser that makes a tensor of another shape at each step.

@@ -1,6 +1,7 @@
 """What does a code mean, why does it cost, and what is written instead?
 
-Each pair of snippets is run by a test on the same tensors: ``after`` gives the ``result`` that ``before`` gives.
+Each pair of snippets is run by a test on the same tensors: ``after`` gives the ``result`` that ``before`` gives, and so does
+``before`` itself inside ``static_indexing`` where an entry says that it may stay.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Entry:
         rewrite: what to write instead, for a line whose names cannot be read.
         before: a snippet that has it, and leaves a number in ``result``.
         after: a snippet without it that leaves the same number there.
+        may_stay: ``before`` is static, as it is, inside :func:`fixshape.static_indexing`.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Entry:
     rewrite: str
     before: str
     after: str
+    may_stay: bool = False
 
 
 def explain(code: str) -> str:
@@ -71,15 +74,23 @@ def explain(code: str) -> str:
         f"Before\n{indent(entry.before, '    ')}",
         f"After\n{indent(entry.after, '    ')}",
     ]
+    if entry.may_stay:
+        parts.append(f"Or as it was, in a loss that you would rather not rewrite\n{indent(unchanged(entry), '    ')}")
     return "\n\n".join(parts)
+
+
+def unchanged(entry: Entry) -> str:
+    """The snippet that an entry replaces, as it is, inside ``static_indexing``."""
+    return f"from fixshape.ops import static_indexing\n\nwith static_indexing():\n{indent(entry.before, '    ')}"
 
 
 def _indented(text: str) -> str:
     return fill(text, 100, initial_indent="    ", subsequent_indent="    ")
 
 
-def _entry(title: str, *, what: str, why: str, rewrite: str, before: str, after: str) -> Entry:
-    return Entry(title=title, what=what, why=why, rewrite=rewrite, before=dedent(before).strip(), after=dedent(after).strip())
+def _entry(title: str, *, what: str, why: str, rewrite: str, before: str, after: str, may_stay: bool = False) -> Entry:
+    before, after = dedent(before).strip(), dedent(after).strip()
+    return Entry(title=title, what=what, why=why, rewrite=rewrite, before=before, after=after, may_stay=may_stay)
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -88,7 +99,9 @@ CATALOGUE: dict[str, Entry] = {
         what="The positions of the True entries: as many rows as there are.",
         why=_DYNAMIC,
         rewrite="fixed_nonzero(condition, size=...) gives as many rows as you say and tells which are real. Where the positions "
-        "only choose what is summed, masked_sum(..., valid_mask=condition) needs none.",
+        "only choose what is summed, masked_sum(..., valid_mask=condition) needs none. A loss may stay as it is inside "
+        "fixshape.static_indexing().",
+        may_stay=True,
         before="""
             rows = torch.nonzero(mask).squeeze(1)
             result = x[rows].sum()
@@ -104,7 +117,9 @@ CATALOGUE: dict[str, Entry] = {
         "a read by a bool mask",
         what="x[mask]: as many rows as the mask has True entries. An index of integers is not meant, its shape is known.",
         why=_DYNAMIC,
-        rewrite="Keep all rows and say which count: masked_sum, masked_mean or the masked loss with valid_mask=mask.",
+        rewrite="Keep all rows and say which count: masked_sum, masked_mean or the masked loss with valid_mask=mask. A loss "
+        "may stay as it is inside fixshape.static_indexing().",
+        may_stay=True,
         before="""
             result = loss[mask].mean()
         """,
@@ -119,7 +134,9 @@ CATALOGUE: dict[str, Entry] = {
         what="x[mask] = rows, or the gradient of x[mask]. The kernel looks for the positions first. x[mask] = number is not "
         "meant: that is a fill, and static.",
         why=_DYNAMIC,
-        rewrite="torch.where(mask, new, x) with a new value for every row; for the gradient of a read, mend the read.",
+        rewrite="torch.where(mask, new, x) with a new value for every row; for the gradient of a read, mend the read. A loss may "
+        "stay as it is inside fixshape.static_indexing().",
+        may_stay=True,
         before="""
             y = x.clone()
             y[mask] = fresh[mask]
@@ -134,7 +151,9 @@ CATALOGUE: dict[str, Entry] = {
         "masked_select",
         what="The chosen values in one row, as long as there are chosen values.",
         why=_DYNAMIC,
-        rewrite="Keep all values and say which count: masked_sum, masked_mean or the masked loss with valid_mask=mask.",
+        rewrite="Keep all values and say which count: masked_sum, masked_mean or the masked loss with valid_mask=mask. A loss "
+        "may stay as it is inside fixshape.static_indexing().",
+        may_stay=True,
         before="""
             result = torch.masked_select(x, x > 0).mean()
         """,
@@ -241,7 +260,9 @@ CATALOGUE: dict[str, Entry] = {
         "the gradient of masked_scatter",
         what="masked_scatter itself is static; the gradient of what it scatters is read by the mask.",
         why=_DYNAMIC,
-        rewrite="Look up the row that each place gets, and choose with torch.where.",
+        rewrite="Look up the row that each place gets, and choose with torch.where. A loss may stay as it is inside "
+        "fixshape.static_indexing().",
+        may_stay=True,
         before="""
             source = fresh.clone().requires_grad_()
             x.masked_scatter(mask[:, None], source).square().sum().backward()

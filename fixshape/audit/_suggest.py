@@ -31,6 +31,7 @@ _LOSSES = {
     "complete_box_iou_loss": "masked_complete_box_iou_loss",
 }
 _REDUCTIONS = {"sum": "masked_sum", "mean": "masked_mean"}
+_AS_IT_WAS = "or as it was, inside fixshape.static_indexing()"
 
 
 def suggest(code: str, site: Location | None, caller: Location | None, shapes: Sequence[str] = ()) -> str:
@@ -120,6 +121,11 @@ def _target(line: Line) -> str:
 
 
 def _nonzero(line: Line, shapes: Sequence[str]) -> str:
+    text = _fixed_nonzero(line)
+    return text and f"{text}{';' if '  # ' in text else '  #'} {_AS_IT_WAS}"
+
+
+def _fixed_nonzero(line: Line) -> str:
     for call in _calls(line, "nonzero", "argwhere", "flatnonzero", "where"):
         condition, rest = _operand(call)
         if not condition or (called(call) == "where" and rest):
@@ -148,7 +154,7 @@ def _read_by_mask(line: Line, shapes: Sequence[str]) -> str:
     # A comparison is a mask for sure; a name may be integers.
     reads.sort(key=lambda node: not isinstance(node.slice, (ast.Compare, ast.UnaryOp, ast.BinOp)))
     if reads:
-        return _keep_all(line, reads[0], ast.unparse(reads[0].value), ast.unparse(reads[0].slice))
+        return _keep_all(line, reads[0], ast.unparse(reads[0].value), ast.unparse(reads[0].slice), f"; {_AS_IT_WAS}")
     return _write(line, shapes)  # a gradient of a write, told at the line of the write
 
 
@@ -157,8 +163,8 @@ def _may_mask(node: ast.Subscript) -> bool:
     return not constant and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple, ast.List))
 
 
-def _keep_all(line: Line, node: ast.expr, values: str, mask: str) -> str:
-    """What is to be done with all of ``values`` where the line works on those that ``mask`` chooses."""
+def _keep_all(line: Line, node: ast.expr, values: str, mask: str, otherwise: str = "") -> str:
+    """What is to be done with all of ``values`` where the line works on those that ``mask`` chooses, or else ``otherwise``."""
     parent = line.parents.get(node)
     call = line.parents.get(parent) if isinstance(parent, ast.Attribute) else None
     if isinstance(parent, ast.Attribute) and isinstance(call, ast.Call) and parent.attr in _REDUCTIONS:
@@ -169,7 +175,7 @@ def _keep_all(line: Line, node: ast.expr, values: str, mask: str) -> str:
         arguments = [_without_mask(argument, mask) for argument in parent.args]
         arguments += [(f"{word.arg}=" if word.arg else "**") + _without_mask(word.value, mask) for word in parent.keywords]
         return f"{name}({', '.join(arguments)}, valid_mask={mask})"
-    return f"keep all of {values} and give valid_mask={mask} to what follows: masked_sum({values}, valid_mask={mask})"
+    return f"keep all of {values} and give valid_mask={mask} to what follows: masked_sum({values}, valid_mask={mask}){otherwise}"
 
 
 def _without_mask(node: ast.expr, mask: str) -> str:
@@ -217,7 +223,7 @@ def _masked_select(line: Line, shapes: Sequence[str]) -> str:
     for call in _calls(line, "masked_select"):
         values, rest = _operand(call)
         if rest:
-            return _keep_all(line, call, values, rest[0].removeprefix("mask="))
+            return _keep_all(line, call, values, rest[0].removeprefix("mask="), f"; {_AS_IT_WAS}")
     return ""
 
 

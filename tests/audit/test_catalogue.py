@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from fixshape import OpRecorder
-from fixshape.audit._catalogue import CATALOGUE, explain
+from fixshape.audit._catalogue import CATALOGUE, explain, unchanged
 from fixshape.audit._judge import judge
 from fixshape.audit._rules import RULES
 from fixshape.errors import UsageError
@@ -64,6 +64,16 @@ def test_the_rewrite_gives_the_number_of_what_it_replaces(code, tmp_path):
     assert before.isfinite() and (before != 0) == (code != "FS204")
     if code != "FS114":  # it goes to the host, where this test is already
         assert not [other for other in found if other == code or other[:3] in ("FS1", "FS2")]
+
+
+@pytest.mark.parametrize("code", [code for code, entry in CATALOGUE.items() if entry.may_stay])
+def test_what_may_stay_is_static_as_it_is(code, tmp_path):
+    (tmp_path / "before").mkdir()
+    before, _ = _run(CATALOGUE[code].before, tmp_path / "before")
+    stays, found = _run(unchanged(CATALOGUE[code]), tmp_path)
+    torch.testing.assert_close(stays, before, rtol=1e-5, atol=1e-6)
+    assert not [other for other in found if other[:3] in ("FS1", "FS2")]
+    assert unchanged(CATALOGUE[code]).splitlines()[-1].strip() in explain(code)
 
 
 @pytest.mark.parametrize("code", SEEN_IN_ONE_STEP)

@@ -12,17 +12,30 @@ from fixshape.audit._suggest import suggest
 
 ROWS = ("f32[8, 4]", "[bool[8]]", "f32[2, 4]")
 FLAT = ("f32[8]", "[bool[8]]", "f32[2]")
-KEPT = "keep all of {0} and give valid_mask={1} to what follows: masked_sum({0}, valid_mask={1})"
+AS_IT_WAS = "or as it was, inside fixshape.static_indexing()"
+KEPT = f"keep all of {{0}} and give valid_mask={{1}} to what follows: masked_sum({{0}}, valid_mask={{1}}); {AS_IT_WAS}"
 LINES = [
-    ("FS101", "idx = torch.nonzero(mask)", "idx, valid = fixed_nonzero(mask, size=...)[:2]"),
-    ("FS101", "idx = torch.nonzero(mask).squeeze(1)", "idx, valid = fixed_nonzero(mask, size=...)[:2]; idx = idx.squeeze(1)"),
-    ("FS101", "idx = torch.where(iou > best)[0]", "idx, valid = fixed_nonzero(iou > best, size=...)[:2]; idx = idx.squeeze(1)"),
-    ("FS101", "out = net(torch.nonzero(mask))", "out, valid = fixed_nonzero(mask, size=...)[:2]; out = out.squeeze(1)"),
-    ("FS101", "use((a > 0).nonzero())", "fixed_nonzero((a > 0), size=...)"),
+    ("FS101", "idx = torch.nonzero(mask)", f"idx, valid = fixed_nonzero(mask, size=...)[:2]  # {AS_IT_WAS}"),
+    (
+        "FS101",
+        "idx = torch.nonzero(mask).squeeze(1)",
+        f"idx, valid = fixed_nonzero(mask, size=...)[:2]; idx = idx.squeeze(1)  # {AS_IT_WAS}",
+    ),
+    (
+        "FS101",
+        "idx = torch.where(iou > best)[0]",
+        f"idx, valid = fixed_nonzero(iou > best, size=...)[:2]; idx = idx.squeeze(1)  # {AS_IT_WAS}",
+    ),
+    (
+        "FS101",
+        "out = net(torch.nonzero(mask))",
+        f"out, valid = fixed_nonzero(mask, size=...)[:2]; out = out.squeeze(1)  # {AS_IT_WAS}",
+    ),
+    ("FS101", "use((a > 0).nonzero())", f"fixed_nonzero((a > 0), size=...)  # {AS_IT_WAS}"),
     (
         "FS101",
         "ys, xs = torch.where(heat > t)",
-        "found = fixed_nonzero(heat > t, size=...); ys, xs = found.indices.unbind(1)  # valid: found.valid_mask",
+        f"found = fixed_nonzero(heat > t, size=...); ys, xs = found.indices.unbind(1)  # valid: found.valid_mask; {AS_IT_WAS}",
     ),
     ("FS102", "total = loss[mask].sum()", "masked_sum(loss, valid_mask=mask)"),
     ("FS102", "total = loss[~mask].mean(0)", "masked_mean(loss, 0, valid_mask=~mask)"),
