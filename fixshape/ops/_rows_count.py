@@ -21,7 +21,7 @@ class Count:
     """What ``len(rows)``, ``rows.shape[0]`` and ``rows.numel()`` give: a number of no dimension, int64 at first.
 
     It behaves as the Python number of plain code in arithmetic, comparisons, ``clamp`` and division. Whatever needs its value in
-    Python, ``if n == 0``, ``max(1, n)``, ``range(n)``, raises.
+    Python, ``if n == 0``, ``range(n)``, ``int(n)``, raises.
 
     Args:
         value: [] the number.
@@ -61,8 +61,8 @@ class Count:
             [],
             Refusal(
                 "the number of selected rows is not known in Python",
-                "Write n.clamp(min=1) for max(1, n), and torch.where(n > 0, a, b) for a branch; or drop the branch: the sum over "
-                "no rows is 0, with zero gradients.",
+                "Write torch.where(n > 0, a, b) for a branch, or drop the branch: the sum over no rows is 0, with zero gradients. "
+                "Under torch.compile write n.clamp(min=1) for max(1, n).",
             ),
         )
 

@@ -1,12 +1,9 @@
-"""What listens while a block of static indexing is open: every op of torch, and the builtin ``len``."""
+"""What listens while a block of static indexing is open: every op of torch."""
 
 from __future__ import annotations
 
-import builtins
-import threading
 from typing import Any
 
-import torch
 from torch.overrides import TorchFunctionMode
 
 from fixshape.ops._rows import Rows
@@ -39,35 +36,3 @@ def meets_rows(values: Any) -> bool:
         if isinstance(value, (Rows, Count)) or (type(value) in _LISTS and meets_rows(value)):
             return True
     return False
-
-
-_lock = threading.Lock()
-_open = 0
-_builtin_len = builtins.len
-
-
-def _len(thing: Any, /) -> Any:
-    return thing.shape[0] if type(thing) is Rows else _builtin_len(thing)
-
-
-def replace_len() -> None:
-    """Makes ``len`` of rows a count: Python itself insists on an int. One replacement for all blocks of all threads."""
-    global _open, _builtin_len
-    if torch.compiler.is_compiling():
-        return
-    with _lock:
-        if _open == 0:
-            _builtin_len = builtins.len
-            builtins.len = _len
-        _open += 1
-
-
-def restore_len() -> None:
-    """Undoes it with the last block."""
-    global _open
-    if torch.compiler.is_compiling():
-        return
-    with _lock:
-        _open -= 1
-        if _open == 0:
-            builtins.len = _builtin_len

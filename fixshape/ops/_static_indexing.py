@@ -23,10 +23,11 @@ from fixshape.ops import (  # noqa: F401  # they register handlers
 )
 from fixshape.ops._rows import Rows
 from fixshape.ops._rows_block import Block, current, open_block, opened
+from fixshape.ops._rows_builtins import replace_builtins, restore_builtins
 from fixshape.ops._rows_call import dense
 from fixshape.ops._rows_count import Count
 from fixshape.ops._rows_error import Refusal, refused
-from fixshape.ops._rows_mode import RowsMode, replace_len, restore_len
+from fixshape.ops._rows_mode import RowsMode
 
 
 class static_indexing:  # it is used as a function
@@ -39,9 +40,11 @@ class static_indexing:  # it is used as a function
     Rows are not a ``torch.Tensor``, but have its operators, methods and attributes.
 
     ``len(rows)``, ``rows.shape[0]`` and ``rows.numel()`` are a count on the device, for arithmetic, comparison, ``clamp`` and
-    division. As Python's ``len`` insists on an int, the builtin is replaced while a block is open, in any thread, by one that
-    answers for rows and is the old one for all else. ``torch.compile``, which makes the block one graph with the code around
-    it, does not see that: there write ``rows.shape[0]``, and ``torch.where`` for ``x[mask] = rows``.
+    division. Python's ``len`` insists on an int, and ``max(1, n)`` on an answer: while a block is open, in any thread, the
+    builtins ``len``, ``max`` and ``min`` are replaced by ones that answer for rows and counts, the latter two also for whole
+    numbers on the device as ``pos.sum()``, and are the old ones for all else. ``torch.compile``, which makes the block one
+    graph with the code around it, does not see that: there write ``rows.shape[0]``, ``n.clamp(min=1)``, and ``torch.where``
+    for ``x[mask] = rows``.
 
     What is different from plain code:
 
@@ -55,7 +58,7 @@ class static_indexing:  # it is used as a function
       written to a tensor past autograd's eyes (``.data``, numpy) is not seen.
 
     What cannot be followed is an error that names the op, the shapes, the line and what to write instead: a branch on a count,
-    ``max(1, n)``, rows of two different masks side by side, ``unique`` and other ops without a form of fixed shape.
+    ``range(n)``, rows of two different masks side by side, ``unique`` and other ops without a form of fixed shape.
 
     Args:
         function: a function or a module to decorate; None for a block or a decorator with options. A module stays one, with the
@@ -118,10 +121,10 @@ class static_indexing:  # it is used as a function
         mode = RowsMode()
         mode.__enter__()  # type: ignore[no-untyped-call]
         self._modes.append(mode)
-        replace_len()
+        replace_builtins()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        restore_len()
+        restore_builtins()
         self._modes.pop().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         block = current()
         block.strict.pop()

@@ -278,7 +278,7 @@ def yolo_x(boxes, objectness, logits, foreground, box_targets, classes, overlap)
     return 5.0 * iou_loss.sum() / count + object_loss.sum() / count + class_loss.sum() / count
 
 
-@refused(_foreground, line="max(1, foreground_boxes.shape[0])", rewritten="yolo_x")
+@own_loss(_foreground)
 def yolo_x_with_max(boxes, objectness, logits, foreground, box_targets, classes, overlap):
     """Ge et al., YOLOX: Exceeding YOLO Series in 2021, 2021: at least one, by Python's max."""
     foreground_boxes = boxes.view(-1, 4)[foreground]

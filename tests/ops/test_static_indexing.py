@@ -321,6 +321,36 @@ def test_a_count_takes_part_in_what_python_cannot_decide():
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize(
+    "least",
+    [
+        "max(1, n)",
+        "max(n, 1)",
+        "max(n, 1.5)",
+        "max(n, m.sum(), 2)",
+        "max(1, m.sum())",
+        "min(n, 2)",
+        "min(m.sum(), n)",
+        "max(1, min(n, 2))",
+    ],
+)
+@pytest.mark.parametrize("mask", MASKS)
+def test_max_and_min_of_counts_are_taken_on_the_device(least, mask):
+    with fixshape.OpRecorder(lines=False) as recorder:
+        got = run(f"n = len(x[m]); (x[m].sum() + w.sum()) / (1 + {least})", mask, static_indexing())
+    assert recorder.report().total().syncs == 0
+    torch.testing.assert_close(got, run(f"n = len(x[m]); (x[m].sum() + w.sum()) / (1 + {least})", mask, nullcontext()))
+
+
+def test_max_and_min_are_pythons_own_for_all_else():
+    a, nan = torch.tensor(2.5), torch.tensor(float("nan"))
+    with static_indexing():
+        assert max(3, 1, 2) == 3 and min([4, 2]) == 2 and max("ab", "b") == "b" and min((), default=7) == 7
+        assert max([1, -5], key=abs) == -5 and max(a, 1) is a and max(1, nan) == 1 and min(torch.tensor(True), 5) is not None
+        with pytest.raises(TypeError):
+            max(1)
+
+
 def test_the_fill_of_an_empty_selection_differs_from_tensor_to_tensor_and_column_to_column():
     x, m = torch.zeros(6, 4), torch.zeros(6, dtype=torch.bool)
     with static_indexing():
@@ -581,13 +611,16 @@ ERRORS = {
     "a branch": (
         lambda x, m, o: 1 if len(x[m]) == 0 else 2,
         r"static_indexing: bool\(\) of a count: the number of selected rows is not known in Python "
-        rf"\({HERE}.*len\(x\[m\]\) == 0.*\)\. Write n\.clamp\(min=1\) for max\(1, n\), and torch\.where\(n > 0, a, b\) ",
+        rf"\({HERE}.*len\(x\[m\]\) == 0.*\)\. Write torch\.where\(n > 0, a, b\) for a branch, or drop the branch: ",
     ),
-    "max": (lambda x, m, o: max(1, x[m].shape[0]), r"static_indexing: bool\(\) of a count: .*max\(1, x\[m\]\.shape\[0\]\)"),
-    "int": (lambda x, m, o: int(x[m].numel()), r"static_indexing: int\(\) of a count: .* Write n\.clamp"),
-    "float": (lambda x, m, o: float(x[m].numel()), r"static_indexing: float\(\) of a count: .* Write n\.clamp"),
-    "range": (lambda x, m, o: range(len(x[m])), r"static_indexing: a count as an index: .* Write n\.clamp"),
-    "item": (lambda x, m, o: len(x[m]).item(), r"static_indexing: item\(\) of a count: .* Write n\.clamp"),
+    "max by a key": (
+        lambda x, m, o: max(1, x[m].shape[0], key=lambda n: n > 2),
+        r"static_indexing: bool\(\) of a count: .*max\(1, x\[m\]\.shape\[0\], key=.*n\.clamp\(min=1\) for max\(1, n\)\.$",
+    ),
+    "int": (lambda x, m, o: int(x[m].numel()), r"static_indexing: int\(\) of a count: .* Write torch\.where"),
+    "float": (lambda x, m, o: float(x[m].numel()), r"static_indexing: float\(\) of a count: .* Write torch\.where"),
+    "range": (lambda x, m, o: range(len(x[m])), r"static_indexing: a count as an index: .* Write torch\.where"),
+    "item": (lambda x, m, o: len(x[m]).item(), r"static_indexing: item\(\) of a count: .* Write torch\.where"),
     "a look": (
         lambda x, m, o: bool(x[m]),
         r"static_indexing: __bool__ of .*: this looks at the values in Python .* Reduce the rows",
