@@ -14,6 +14,8 @@ Greedy NMS is sequential: whether a box stays depends on which better boxes stay
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,7 @@ _RUN = 7  # a table has 2 ** 7 entries: fewer mean more steps, and more take lon
 # Whole runs, whole vectors of 8 numbers, and bits of an int64 that leave its sign alone: torch_xla shifts by a division, which
 # is wrong for negative numbers.
 _TILE = 56
+_EXPORTED_TILE = 49  # onnxruntime adds int64 as doubles (1.31, ReduceSum), which is exact below 2 ** 53
 _CACHED_PAIRS = 2**18  # compared at once on a CPU: the intermediate results of many more would leave its cache
 _PAIRS = 2**23  # and elsewhere, to bound the memory
 
@@ -40,7 +43,7 @@ def survivors(planes: Tensor, alive: Tensor, threshold: float) -> Tensor:
     count = alive.shape[-1]
     planes, alive = fill_tiles(planes), fill_tiles(alive)
     tiles = split_tiles(planes)
-    tables = survivor_tables(torch.cat([spared(part, threshold) for part in torch.split(tiles, _sets_at_once(planes))]))
+    tables = survivor_tables(_in_parts(lambda some: spared(some, threshold), planes, tiles))
     survives = []
     for here, table in zip(tiles.unbind(1), tables.unbind(1), strict=True):
         tile = here.shape[-1]
@@ -48,20 +51,24 @@ def survivors(planes: Tensor, alive: Tensor, threshold: float) -> Tensor:
         survives.append(kept)
         planes, alive = planes[..., tile:], alive[:, tile:]
         if alive.shape[-1]:
-            parts = zip(*(torch.split(x, _sets_at_once(planes)) for x in (here, kept, planes)), strict=True)
-            alive = alive & ~torch.cat([suppressed(h, k, others, threshold) for h, k, others in parts])
+            alive = alive & ~_in_parts(lambda h, k, others: suppressed(h, k, others, threshold), planes, here, kept, planes)
     return torch.cat(survives, dim=-1)[:, :count]
 
 
-def _sets_at_once(planes: Tensor) -> int:
-    """How many sets to compare at once, each a tile with the boxes [S, P, M]."""
+def _in_parts(compare: Callable[..., Tensor], planes: Tensor, *sets: Tensor) -> Tensor:
+    """``compare(*sets)``, some of the S sets at once, each of which compares a tile with the boxes [S, P, M]."""
+    if torch.compiler.is_exporting():  # the graph is for any number of sets, and where it will run nobody knows
+        return compare(*sets)
     pairs = _CACHED_PAIRS if planes.device.type == "cpu" else _PAIRS
-    return max(1, pairs // (_TILE * planes.shape[-1]))
+    at_once = max(1, pairs // (_TILE * planes.shape[-1]))
+    parts = zip(*(torch.split(each, at_once) for each in sets), strict=True)
+    return torch.cat([compare(*part) for part in parts])
 
 
 def tile_length(count: int) -> int:
     """T where there are ``count`` boxes: few boxes are one short tile."""
-    return min(_TILE, -(-count // _RUN) * _RUN)
+    longest = _EXPORTED_TILE if torch.compiler.is_exporting() else _TILE
+    return min(longest, -(-count // _RUN) * _RUN)
 
 
 def fill_tiles(x: Tensor) -> Tensor:
@@ -102,9 +109,9 @@ def survivors_of_tile(table: Tensor, alive: Tensor) -> Tensor:
     """[S, T] bool: what stays of the boxes ``alive`` [S, T] of one tile, by its ``table`` [S, R, 128]."""
     bits = bits_of(alive)
     left = (alive.long() * bits).sum(-1, keepdim=True)
-    for run in range(table.shape[1]):
+    for run, answers in enumerate(table.unbind(1)):
         case = (left >> (_RUN * run)) & (2**_RUN - 1)
-        left = left & table[:, run].gather(-1, case)
+        left = left & answers.gather(-1, case)
     return left & bits != 0
 
 
@@ -124,7 +131,8 @@ def overlaps(one: Tensor, other: Tensor, threshold: float) -> Tensor:
     top_left = torch.maximum(one[..., :2, :, None], other[..., :2, None, :])
     bottom_right = torch.minimum(one[..., 2:4, :, None], other[..., 2:4, None, :])
     width, height = bottom_right.sub_(top_left).clamp_(min=0).unbind(-3)
-    intersection = width.mul_(height)
+    # In place where there is memory to spare; an exported graph would write the view back into what it is of.
+    intersection = width * height if torch.compiler.is_exporting() else width.mul_(height)
     union = (one[..., 4, :, None] + other[..., 4, None, :]).sub_(intersection)
     hits = intersection.div_(union).gt_(threshold)
     if one.shape[-2] > 5:

@@ -49,7 +49,7 @@ def multiscale_roi_align(
     One form of it per kind of device, all of them equal to torchvision's:
 
     * CPU: bags of rows of all pixels (``embedding_bag``), in less time and about the memory of torchvision's own kernel.
-    * CUDA: torchvision's op, on all levels; values are torchvision's to the bit.
+    * CUDA, and ``torch.export``: torchvision's op, on all levels; values are torchvision's to the bit.
     * XLA: a gather of rows for each of the (2 s)^2 corners of a bin, and a scatter back; all of it lowers.
     * Any other, and XLA with ``sampling_ratio=-1``: two products of matrices per level. They need finite features:
       an infinite or NaN pixel reaches all boxes of its image but the padding.
@@ -92,7 +92,7 @@ def multiscale_roi_align(
         (torch.Size([1, 3, 2, 2, 2]), tensor([1., 3., 0.]))
     """
     finest, levels = _check_pyramid(features, scales)
-    check_shape(_WHERE, "boxes", boxes.shape, (len(features[0]), "R", 4), "One row of boxes per image of the features.")
+    check_shape(_WHERE, "boxes", boxes.shape, (features[0].shape[0], "R", 4), "One row of boxes per image of the features.")
     check_at_least(_WHERE, "R", boxes.shape[1], 1)
     if isinstance(output_size, int):
         output_size = (output_size, output_size)
@@ -118,7 +118,8 @@ def multiscale_roi_align(
 
 
 def _form_for(device: str, samples: int) -> Callable[[Sequence[Tensor], Tensor, Tensor, Grid], Tensor]:
-    if device == "cuda" or (device == "cpu" and samples == -1):
+    # An exported graph is for any batch, and bags are filled image by image; there are runtimes that know torchvision's op.
+    if device == "cuda" or (device == "cpu" and (samples == -1 or torch.compiler.is_exporting())):
         return pool_torchvision
     if device == "cpu":
         return pool_bags
@@ -132,7 +133,8 @@ def _check_pyramid(features: Sequence[Tensor], scales: Sequence[float]) -> tuple
         name = f"features[{k}]"
         expected = ("B", "C") if k == 0 else features[0].shape[:2]
         check_shape(_WHERE, name, feature.shape, (*expected, "H", "W"), "Features differ in height and width only.")
-        check_at_least(_WHERE, f"smallest size of {name}", min(feature.shape), 1)
+        if any(size < 1 for size in feature.shape):  # one by one: the least of them would tie the batch to another axis
+            check_at_least(_WHERE, f"smallest size of {name}", min(feature.shape), 1)
         if not feature.is_floating_point():
             raise DtypeError(f"{_WHERE}: {name} has dtype {feature.dtype}, expected a floating point one. Use {name}.float().")
     if len(scales) != len(features) or not all(0 < scale < math.inf for scale in scales):

@@ -20,7 +20,7 @@ OUTSIDE = -4.0  #: in pixels of the map: a box of one pixel there has one sample
 
 
 def pool_torchvision(features: Sequence[Tensor], boxes: Tensor, level: Tensor, grid: Grid) -> Tensor:
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(*level.shape, 1)
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(*level.shape, 1)
     pooled: Tensor | float = 0.0
     for k, (feature, scale) in enumerate(zip(features, grid.scales, strict=True)):
         feature = feature.to(torch.promote_types(feature.dtype, torch.float32))

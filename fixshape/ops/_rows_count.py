@@ -61,7 +61,7 @@ class Count:
             [],
             Refusal(
                 "the number of selected rows is not known in Python",
-                "Write torch.where(n > 0, a, b) for a branch, or drop the branch: the sum over no rows is 0, with zero gradients. "
+                "Write torch.where(n > 0, a, b) for a branch, or drop the branch: the sum of nothing is 0, with zero gradients. "
                 "Under torch.compile write n.clamp(min=1) for max(1, n).",
             ),
         )
