@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from fixshape._check import shown
 from fixshape.export._atc_case import BATCH_OPTION, DIMS_OPTION, IMAGE_OPTION, STANDS_IN, Case, Shape, instead, range_bounds
 from fixshape.export._atc_options import AtcCommand
-from fixshape.export._onnx_header import OnnxHeader, Port
+from fixshape.export._onnx_header import DATA_DEPENDENT, OnnxHeader, Port
 from fixshape.export._violation import Violation
 
 LEAST_OPSET, MOST_OPSET = 11, 18
 ONNX_DOMAINS = ("", "ai.onnx.ml")
-# What onnx/docs/Operators.md gives a number of rows that the values decide.
-DATA_DEPENDENT = ("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique")
 _MOST_SHOWN = 6
 
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fixshape.export._export_eager import dynamic_symbols
 from fixshape.export._export_line import innermost
 from fixshape.export._gears import Gears
+from fixshape.export._onnx_header import DATA_DEPENDENT
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-# Operators whose output has as many elements as the data says (onnx's operator documentation).
-DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
 _UNBACKED = re.compile(r"\bu\d+\b")  # torch's name of a size that it does not know before the run
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _MOST = 5

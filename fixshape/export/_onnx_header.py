@@ -14,6 +14,8 @@ from mmap import ACCESS_READ, mmap
 
 from fixshape.errors import OnnxFileError
 
+# Operators whose output has as many elements as the values say (onnx/docs/Operators.md).
+DATA_DEPENDENT = ("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique")
 MOST_DEPTH = 16  # of graphs within graphs
 MOST_NODES = 2_000_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fixshape.errors import ExportError
-from fixshape.export._atc_rules_model import DATA_DEPENDENT
 from fixshape.export._onnx_constants import label
+from fixshape.export._onnx_header import DATA_DEPENDENT
 from fixshape.export._onnx_run import Array, Arrays, differences, need, open_session, random_feeds, run
 from fixshape.export._onnx_trace import Place
 

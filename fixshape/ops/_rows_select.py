@@ -325,8 +325,8 @@ def _bound(bound: Any, length: Any) -> Any:
     return (length + value).clamp(min=0) if isinstance(length, Tensor) else max(length + value, 0)
 
 
-def gather(base: Basic) -> Any:
-    """Indexing with masks and indices together, each mask as its indices; one of them may be of rows."""
+def pairs_of(base: Basic) -> list[tuple[int, Any]]:
+    """Each dimension that is indexed and its index, a mask as its indices."""
     pairs: list[tuple[int, Any]] = []
     for d, index in base.indices:
         if is_mask(index):
@@ -334,6 +334,12 @@ def gather(base: Basic) -> Any:
             pairs += enumerate(columns_of(index), d)
         else:
             pairs.append((d, index))
+    return pairs
+
+
+def gather(base: Basic) -> Any:
+    """Indexing with masks and indices together; one of them may be of rows."""
+    pairs = pairs_of(base)
     axes: Axes = joined([index for _, index in pairs])
     key: list[Any] = [slice(None)] * base.data.dim()
     for d, index in pairs:

@@ -22,10 +22,9 @@ from fixshape.ops._rows_select import (
     at_rest,
     basic,
     check_mask,
-    columns_of,
-    is_mask,
     makes_rows,
     one_mask,
+    pairs_of,
     position_of,
     selection_of,
 )
@@ -116,13 +115,7 @@ def write_indices(base: Basic, value: Any, accumulate: bool) -> None:
 
 def put(base: Basic, value: Any, accumulate: bool) -> Tensor:
     """The data with values at indices, some of which are of rows."""
-    pairs: list[tuple[int, Any]] = []
-    for d, index in base.indices:
-        if is_mask(index):
-            check_mask(base.data, base.axes, d, index)
-            pairs += enumerate(columns_of(index), d)
-        else:
-            pairs.append((d, index))
+    pairs = pairs_of(base)
     dims = [d for d, _ in pairs]
     rest = [d for d in range(base.data.dim()) if d not in dims]
     at = dims[0] if dims == list(range(dims[0], dims[0] + len(dims))) else 0
