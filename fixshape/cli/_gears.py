@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli._plan_arguments import _resize
 from fixshape.cli._train_arguments import _positive
-from fixshape.errors import UsageError
+from fixshape.errors import ExtraError, UsageError
 
 if TYPE_CHECKING:
     from fixshape.export import Gears, Input, OnnxHeader, Violation
@@ -84,7 +84,13 @@ def _counts(arguments: argparse.Namespace, plan: ShapePlan) -> list[int] | None:
         if resize is not None:
             raise UsageError(f"{arguments.command}: --resize is for the images of --sizes, which is not given.")
         return None
-    from fixshape.collate import read_sizes
+    try:
+        from fixshape.collate import read_sizes
+    except ModuleNotFoundError as error:
+        raise ExtraError(
+            f"{arguments.command}: --sizes needs {str(error.name).partition('.')[0]}, which is not installed here. Run this where it is, or leave"
+            " --sizes out: opt is then the largest gear."
+        ) from None
     from fixshape.plan import resize_sizes
 
     sizes = read_sizes(path)

@@ -168,6 +168,13 @@ def test_without_torch_and_without_the_export_extra(folder, arguments, code, par
     assert part in done.stdout
 
 
+def test_sizes_are_read_where_torch_is(folder):
+    command = [sys.executable, "-c", BLOCKED, "trt", *EMIT, "--ranges", "1", "--sizes", "sizes.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "ExtraError: trt: --sizes needs torch, which is not installed here. Run this where it is, or leave" in done.stderr
+
+
 def test_the_block_can_fail(folder):
     done = subprocess.run([sys.executable, "-c", BLOCKED, "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "import of torch halted" in done.stderr
