@@ -87,9 +87,10 @@ def _counts(arguments: argparse.Namespace, plan: ShapePlan) -> list[int] | None:
     try:
         from fixshape.collate import read_sizes
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise ExtraError(
-            f"{arguments.command}: --sizes needs {str(error.name).partition('.')[0]}, which is not installed here. Run this where it is, or leave"
-            " --sizes out: opt is then the largest gear."
+            f"{arguments.command}: --sizes needs {package}, which is not installed here. Run this where it is, or leave --sizes"
+            " out: opt is then the largest gear."
         ) from None
     from fixshape.plan import resize_sizes
 
