@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     from fixshape.cli._export_model import build
     from fixshape.detection import StaticDetector
-    from fixshape.export._export_detector import _Deployed
+    from fixshape.export._export_detector import deployed_detector
     from fixshape.export._trace_breaks import trace_breaks
 
     model, make_inputs = build(arguments.model, arguments.weights)
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     lines: list[str] = []
     clean = True
     if arguments.check_trace:
-        breaks = trace_breaks(_Deployed(model) if detects else model, gears, make_inputs=make_inputs)
+        breaks = trace_breaks(deployed_detector(model) if detects else model, gears, make_inputs=make_inputs)
         clean = not breaks
         body["trace_breaks"] = [_break_json(found) for found in breaks]
         lines += [str(found) for found in breaks] or ["tracing freezes nothing in the gears that were tried"]
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.targets:
         from fixshape.export import legality, legality_text
 
-        rows = legality(gears, header=headers[0][1] if len(headers) == 1 else None)
+        rows = legality(gears, soc_version=arguments.soc_version, header=headers[0][1] if len(headers) == 1 else None)
         body["targets"] = [asdict(row) | {"legal": row.legal} for row in rows]
         lines.append(legality_text(rows))
     print(json.dumps(body, indent=2) if arguments.json else "\n".join(lines))
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 def _check(arguments: argparse.Namespace) -> None:
     """What argparse cannot: options that need one another, and the place to write to, before anything is built."""
+    if arguments.soc_version is not None and not arguments.targets:
+        raise UsageError("export: --soc-version is for the rules of --targets, which is not given.")
     if arguments.onnx is None:
         for name in ("verify", "output_names"):
             if getattr(arguments, name):

@@ -92,6 +92,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     checks.add_argument(
         "--targets", action="store_true", help="say what ATC, TensorRT, TorchAir and ONNX Runtime make of the plan"
     )
+    checks.add_argument(
+        "--soc-version",
+        metavar="NAME",
+        help="the chip that --targets takes for ATC, as npu-smi info shows it (default: Ascend310P3)",
+    )
     return parser
 
 

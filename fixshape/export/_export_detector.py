@@ -10,6 +10,7 @@ Shapes: ``N`` images, ``H``, ``W`` pixels of the canvas, ``D`` detections of an 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.errors import ExportError
 from fixshape.export._export_eager import device_of, evaluating, gear_text, run_model
-from fixshape.export._export_onnx import OPSET, export_onnx
+from fixshape.export._export_onnx import OPSET, check_folder, export_onnx, move
 from fixshape.export._gears import Gears, parse_inputs, plan_gears
 from fixshape.export._onnx_header import OnnxHeader
 from fixshape.export._onnx_run import open_session, run
@@ -63,8 +64,9 @@ def export_detector(
     top left of the canvas; it gives ``boxes`` [N, D, 4] XYXY in pixels of the canvas, ``scores`` [N, D], ``labels`` [N, D],
     ``valid_mask`` [N, D], and ``masks`` or ``keypoints`` where the model has them.
 
-    It does not promise equal numbers: :func:`verify_detector` runs every file at every batch size. Nor is it quick: suppression
-    is written out tile by tile, and a model with thousands of candidates takes minutes.
+    The files appear together when all are as asked, and never otherwise. It does not promise equal numbers:
+    :func:`verify_detector` runs every file at every batch size. Nor is it quick: suppression is written out tile by tile, and a
+    model with thousands of candidates takes about a minute.
 
     Args:
         model: by :func:`fixshape.to_static`, or anything that is called as that, ``model(images, None, image_sizes)``,
@@ -78,18 +80,22 @@ def export_detector(
         What was written, in the order of the plan's canvases.
 
     Raises:
-        ExportError: the model refuses a canvas (an SSD has one alone), or a graph is not what was asked for. The canvases before
-            it have been written.
+        ExportError: the model refuses a canvas (an SSD has one alone), or a graph is not what was asked for. Nothing has been
+            written.
         UsageError: there is no batch size, no such opset, or no such folder.
         ExtraError: onnx or onnxscript is not installed.
     """
     deployed = deployed_detector(model)
     target, files = Path(path), []
-    for gears in _each_canvas(plan_gears(plan, parse_inputs(_INPUTS), batch_sizes=batch_sizes)):
-        height, width = gears.values[0]["H"], gears.values[0]["W"]
-        file = target.with_name(f"{target.stem}_{height}x{width}{target.suffix or '.onnx'}")
-        header = export_onnx(deployed, gears, file, make_inputs=_draw, opset=opset)
-        files.append(CanvasFile(file, (height, width), gears, header))
+    canvases = _each_canvas(plan_gears(plan, parse_inputs(_INPUTS), batch_sizes=batch_sizes))
+    check_folder(target, "export_detector")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        for gears in canvases:
+            height, width = gears.values[0]["H"], gears.values[0]["W"]
+            file = target.with_name(f"{target.stem}_{height}x{width}{target.suffix or '.onnx'}")
+            header = export_onnx(deployed, gears, Path(folder) / file.name, make_inputs=_draw, opset=opset)
+            files.append(CanvasFile(file, (height, width), gears, header))
+        move(folder, [file.path for file in files])
     return tuple(files)
 
 
@@ -137,9 +143,6 @@ def deployed_detector(model: nn.Module) -> nn.Module:
             return {name: value for name, value in found._asdict().items() if value is not None}
 
     return Deployed()
-
-
-_Deployed = deployed_detector
 
 
 def _each_canvas(gears: Gears) -> list[Gears]:

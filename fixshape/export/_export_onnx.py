@@ -31,6 +31,7 @@ from fixshape.export._export_eager import (
 from fixshape.export._export_line import blamed, causes
 from fixshape.export._gears import Gears
 from fixshape.export._onnx_header import OnnxHeader, read_header
+from fixshape.export._onnx_passes import clean_up
 from fixshape.export._onnx_run import need
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def export_onnx(
     if isinstance(opset, bool) or not isinstance(opset, int) or not 1 <= opset <= highest:
         raise UsageError(f"export_onnx: there is no opset {opset!r}: expected 1 to {highest}, and {OPSET} for ATC.")
     target = Path(path)
-    if not target.parent.is_dir():
-        raise UsageError(f"export_onnx: the folder {target.parent} does not exist. Make it, or write elsewhere.")
+    check_folder(target, "export_onnx")
     with evaluating(model), tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         first = example_gear(gears)
         ran = {first: _run(model, gears, first, make_inputs)}
@@ -134,9 +134,21 @@ def export_onnx(
         wrong = asked_against_got(graph, gears, opset=opset, outputs=shapes, data_dependent=data_dependent)
         if wrong:
             raise ExportError("\n".join([f"export_onnx: {target.name} is not written.", *wrong]))
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):  # the data before what names it
-            os.replace(file, target.parent / file.name)
+        move(folder, [target])
     return read_header(target)
+
+
+def check_folder(target: Path, caller: str) -> None:
+    """A file can only be written into a folder that is there."""
+    if not target.parent.is_dir():
+        raise UsageError(f"{caller}: the folder {target.parent} does not exist. Make it, or write elsewhere.")
+
+
+def move(folder: str, targets: Sequence[Path]) -> None:
+    """Puts finished models and their data beside one another, the data before what names it."""
+    names = {target.name for target in targets}
+    for file in sorted(Path(folder).iterdir(), key=lambda file: file.name in names):
+        os.replace(file, targets[0].parent / file.name)
 
 
 def _run(model: nn.Module, gears: Gears, index: int, make_inputs: MakeInputs | None) -> tuple[tuple[Tensor, ...], Outputs]:
@@ -194,9 +206,11 @@ def _capture(
                 dynamic_shapes=tuple(axes),
                 custom_translation_table=table,
                 verbose=False,
+                optimize=False,
                 **common,
             )
             assert program is not None
+            clean_up(program.model)
             program.save(os.fspath(path))
     except Exception as error:
         raise ExportError(f"export_onnx: the model cannot be captured: {_captured(error, model, gears)}") from error

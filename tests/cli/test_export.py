@@ -104,10 +104,16 @@ def test_a_detection_model_is_one_file_for_each_canvas(folder, capsys):
     assert len(lines) == 6
     written = sorted(entry.name for entry in folder.iterdir())
     assert written == ["found_32x48.onnx", "found_48x32.onnx", "plan.json"]
+
+
+def test_a_detection_model_that_is_not_written(folder, capsys):
+    ShapePlan([Bucket(32, 48, 4)]).save(folder / "plan.json")
+    options = ("--batch-sizes", "2", "--onnx", str(folder / "found.onnx"), "--verify")
     assert _run(folder, f"{__name__}:leaking_detector", *options) == 1
-    assert "found_48x32.onnx is not written: it differs from torch" in capsys.readouterr().out
+    assert "found_32x48.onnx is not written: it differs from torch" in capsys.readouterr().out
     assert _run(folder, f"{__name__}:Detector", *options, "--input-names", "a,b,c") == 2
     assert "--input-names has 3 names (a, b, c), expected at most 2, for images, image_sizes." in capsys.readouterr().err
+    assert [entry.name for entry in folder.iterdir()] == ["plan.json"]
 
 
 def test_inputs_that_the_factory_makes(folder, capsys):
@@ -162,6 +168,7 @@ WRONG = {
     "no model in it": ([f"{MODULES}:CANVASES", "--check-trace"], "gives tuple, expected a torch.nn.Module, or a pair of one"),
     "nothing to do": ([f"{MODULES}:FreeSize"], "there is nothing to do: give --onnx FILE, --check-trace or --targets"),
     "no file": ([f"{MODULES}:FreeSize", "--verify", "--check-trace"], "--verify is for the file of --onnx, which is not given"),
+    "no targets": ([f"{MODULES}:FreeSize", "--soc-version", "Ascend310P3", "--check-trace"], "is for the rules of --targets"),
     "a folder": ([f"{MODULES}:FreeSize", "--onnx", "{}"], "is a folder, expected a file"),
     "no folder": ([f"{MODULES}:FreeSize", "--onnx", "{}/a/m.onnx"], "its folder does not exist or cannot be written to"),
     "input names": (
@@ -212,6 +219,17 @@ def test_a_factory_of_this_folder_is_found(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
     assert _run(folder, "my_model:model", "--check-trace") == 0
+
+
+def test_targets_of_a_chip(folder, capsys):
+    """Without a name the limits of one chip stand in; a name is held against the rules of ATC."""
+    options = ("--batch-sizes", "1,2", "--targets")
+    assert _run(folder, f"{MODULES}:FreeSize", *options) == 0
+    assert "4 gears, as for Ascend310P3" in capsys.readouterr().out
+    assert _run(folder, f"{MODULES}:FreeSize", *options, "--soc-version", "310P3") == 0
+    told = capsys.readouterr().out
+    assert "as for" not in told
+    assert "--soc_version is '310P3', expected Ascend and the name that npu-smi info shows" in told
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fixshape import Bucket, ShapePlan
 from fixshape.errors import ExportError, ShapeError, UsageError
+from fixshape.export import read_header
 from fixshape.export._export_detector import export_detector, verify_detector
 
 PLAN = ShapePlan([Bucket(32, 48, 4), Bucket(32, 48, 9), Bucket(48, 32, 4)])
@@ -106,6 +107,18 @@ def test_a_canvas_that_the_model_refuses(tmp_path):
     with pytest.raises(ExportError, match="64 x 64.*48 at most"):
         written(tmp_path, plan=ShapePlan([Bucket(64, 64, 1)]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_canvas_that_is_refused_leaves_nothing_of_those_before_it(tmp_path):
+    older = tmp_path / "found_32x32.onnx"
+    older.write_bytes(b"an older one")
+    with pytest.raises(ExportError, match="64 x 64.*48 at most"):
+        written(tmp_path, plan=ShapePlan([Bucket(32, 32, 1), Bucket(64, 64, 1)]), batch_sizes=(1,))
+    assert list(tmp_path.iterdir()) == [older]
+    assert older.read_bytes() == b"an older one"
+    (file,) = written(tmp_path, plan=ShapePlan([Bucket(32, 32, 1)]), batch_sizes=(1,))
+    assert file.path == older
+    assert read_header(older) == file.header
 
 
 def test_bad_arguments(tmp_path):
