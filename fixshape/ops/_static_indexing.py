@@ -54,6 +54,7 @@ class static_indexing:  # it is used as a function
       ``torch.zeros((n, 4))``, ``x.expand((n, 4))``.
     * Random numbers on rows are drawn for every slot: other numbers than plain code draws from the same seed.
     * Sorting is stable, and distances of ``cdist`` are never taken by a product of matrices.
+    * What was selected is remembered until the block ends: open it around the loss, and not around the loop.
     * Two selections are the same if made from the same mask, or from masks that the same ops made of the same tensors. What is
       written to a tensor past autograd's eyes (``.data``, numpy) is not seen.
 

@@ -44,6 +44,7 @@ def test_the_summary_and_the_progress():
     assert set(lines) >= {"model", "steps", "loss", "seconds per step", "peak memory"}
 
 
+@pytest.mark.slow
 def test_static_and_dynamic_are_the_same_training():
     """The first losses agree (float32, the same weights and order); one stops compiling, the other does not."""
     static, dynamic = (
