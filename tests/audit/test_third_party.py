@@ -66,7 +66,7 @@ SUGGESTED = {
     },
     "rt_detr": {
         ("FS101", "get_contrastive_denoising_training_group"): "found = fixed_nonzero(positive_gt_mask, size=...); "
-        "denoise_positive_idx = found.indices[:, 1]  # valid: found.valid_mask",
+        "denoise_positive_idx = found.indices[:, 1]  # valid: found.valid_mask; or as it was, inside fixshape.static_indexing()",
     },
     "audio": {
         (code, "Wav2Vec2Model._mask_hidden_states"): "hidden_states = torch.where(mask_time_indices[..., None], "
