@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from fixshape.errors import CheckpointError, UsageError
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST_CLASSES = 1 << 20
+
+
 def build(name: str, weights: str | None) -> tuple[nn.Module, Any]:
     """The model in evaluation mode, and the function that makes its inputs, where its factory gives one.
 
     Args:
         name: of a builder in ``torchvision.models``, or ``package.module:factory``.
-        weights: a file of ``torch.save(model.state_dict())``.
+        weights: a file of ``torch.save(model.state_dict())``. A model of torchvision gets as many classes as they are for.
 
     Raises:
         UsageError: there is no such builder, module or factory, or it gives no module.
@@ -31,7 +35,8 @@ def build(name: str, weights: str | None) -> tuple[nn.Module, Any]:
     import torch
 
     torch.manual_seed(0)  # without weights, two exports are the same file
-    made = _from_factory(name) if ":" in name else _from_torchvision(name)
+    state = {} if weights is None else _read(weights)
+    made = _from_factory(name) if ":" in name else _from_torchvision(name, state)
     model, make_inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, torch.nn.Module) or not (make_inputs is None or callable(make_inputs)):
         raise UsageError(
@@ -39,15 +44,16 @@ def build(name: str, weights: str | None) -> tuple[nn.Module, Any]:
             " its inputs from their shapes."
         )
     if weights is not None:
-        _load(model, weights, name)
+        _load(model, state, weights, name)
     return model.eval(), make_inputs
 
 
-def _from_torchvision(name: str) -> Any:
+def _from_torchvision(name: str, state: dict[str, Any]) -> Any:
     from torchvision import models
 
     detection = models.list_models(module=models.detection)
-    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation), *detection]
+    segmentation = models.list_models(module=models.segmentation)
+    known = [*models.list_models(module=models), *segmentation, *detection]
     if name not in known:
         raise UsageError(
             f"export: there is no model {name!r} in torchvision.models, its segmentation or detection.{_near(name, known)} A"
@@ -55,12 +61,26 @@ def _from_torchvision(name: str) -> Any:
         )
     builder = models.get_model_builder(name)
     taken = inspect.signature(builder).parameters
-    model = builder(**{key: None for key in ("weights", "weights_backbone") if key in taken})
+    options: dict[str, Any] = {key: None for key in ("weights", "weights_backbone") if key in taken}
+    model = builder(**options)
+    usual = 1000 if name not in segmentation + detection else 21 if name in segmentation else 2 if "keypoint" in name else 91
+    classes = _classes(model, state, usual)
+    if classes is not None:
+        model = builder(**options, num_classes=classes)
     if name not in detection:
         return model
     from fixshape.detection import to_static
 
     return to_static(model)
+
+
+def _classes(model: nn.Module, state: dict[str, Any], usual: int) -> int | None:
+    """How many classes weights are for that do not fit a model of the usual number: all that differs grows with them."""
+    own = model.state_dict()
+    shapes = [(tuple(value.shape), tuple(own[key].shape)) for key, value in state.items() if key in own]
+    ratios = {Fraction(theirs[0], ours[0]) * usual for theirs, ours in shapes if theirs != ours and theirs and ours and ours[0]}
+    found = ratios.pop() if len(ratios) == 1 else None
+    return int(found) if found is not None and found.denominator == 1 and 1 <= found <= _MOST_CLASSES else None
 
 
 def _from_factory(name: str) -> Any:
@@ -93,7 +113,8 @@ def _is_module(value: object) -> bool:
     return isinstance(value, torch.nn.Module)
 
 
-def _load(model: nn.Module, weights: str, name: str) -> None:
+def _read(weights: str) -> dict[str, Any]:
+    """The tensors of a state_dict."""
     import torch
 
     try:
@@ -105,13 +126,22 @@ def _load(model: nn.Module, weights: str, name: str) -> None:
             f"export: --weights {weights}: it does not load with weights_only=True ({type(error).__name__}), expected a"
             " state_dict: torch.save(model.state_dict(), file)."
         ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"export: --weights {weights}: it holds {type(state).__name__}, expected a state_dict of tensors alone:"
+            " torch.save(model.state_dict(), file)."
+        )
+    return state
+
+
+def _load(model: nn.Module, state: dict[str, Any], weights: str, name: str) -> None:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         first = " ".join(str(error).split())
         raise CheckpointError(
-            f"export: --weights {weights} is not of {name}: {first[:200]}. With another number of classes, give a factory that"
-            " builds the model as it was trained."
+            f"export: --weights {weights} is not of {name}: {first[:200]}. Give a factory that builds the model as it was"
+            " trained."
         ) from None
 
 

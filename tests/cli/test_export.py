@@ -5,9 +5,12 @@ import sys
 
 import pytest
 import torch
+from torchvision import models
 
 from fixshape.cli.__main__ import main
+from fixshape.cli._export_model import build
 from fixshape.detection import StaticDetector
+from fixshape.errors import CheckpointError
 from fixshape.export import read_header
 from fixshape.plan import Bucket, ShapePlan
 from tests.export import modules
@@ -239,3 +242,26 @@ def test_a_model_of_torchvision(folder, capsys):
     assert _run(folder, "shufflenet_v2_x0_5", "--batch-sizes", "1,4", "--onnx", str(path), "--verify", "--check-trace") == 0
     assert "images [4, 3, 96, 64]: equal to " in capsys.readouterr().out
     assert read_header(path).inputs[0].dims == ("N", 3, "H", "W")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("squeezenet1_1", "classifier.1.weight"),
+        ("ssdlite320_mobilenet_v3_large", "head.classification_head.module_list.0.1.bias"),
+    ],
+)
+def test_weights_say_how_many_classes_there_are(name, part, tmp_path):
+    backbone = {"weights_backbone": None} if name.startswith("ssd") else {}
+    model = models.get_model(name, weights=None, num_classes=7, **backbone)
+    path = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), path)
+    built, _ = build(name, str(path))
+    assert torch.equal(built.state_dict()[part], model.state_dict()[part])
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"epoch": 3}])
+def test_weights_that_are_no_state_dict(state, tmp_path):
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"weights.pt: it holds (list|dict), expected a state_dict of tensors alone:"):
+        build("squeezenet1_1", str(tmp_path / "weights.pt"))
