@@ -31,9 +31,9 @@ def cut(data: Tensor, axes: Sequence[Selection | None]) -> Any:
 def einsum(func: Any, equation: str, *operands: Any) -> Any:
     """A letter that stands for rows stands for the same rows everywhere; one that is summed over has no padding."""
     tensors = listed(operands)
-    terms, _, output = equation.replace(" ", "").partition("->")
+    terms, arrow, output = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
-    if "." in equation or not _ or not all(isinstance(t, (Rows, Tensor)) for t in tensors):
+    if "." in equation or not arrow or not all(isinstance(t, (Rows, Tensor)) for t in tensors):
         raise Refusal("an equation with an ellipsis, or without an output, is not followed", 'Write all letters: "nd,md->nm".')
     axes: dict[str, Selection | None] = {}
     for term, tensor in zip(letters, tensors, strict=True):

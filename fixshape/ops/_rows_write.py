@@ -30,7 +30,9 @@ from fixshape.ops._rows_select import (
 )
 from fixshape.ops._rows_through import fitted, joined
 
-_FOREIGN = Refusal("rows are written where another selection is meant", "Write the rows with the mask that selected them.")
+
+def _foreign() -> Refusal:
+    return Refusal("rows are written where another selection is meant", "Write the rows with the mask that selected them.")
 
 
 @handles(Tensor.__setitem__, source=True)
@@ -94,7 +96,7 @@ def write_mask(base: Basic, d: int, mask: Any, value: Any) -> None:
             )
         for k, other in enumerate(own, ndim - len(own)):
             if other is not None and other is not selected[k]:
-                raise _FOREIGN
+                raise _foreign()
         wide = data_of(value).reshape((1,) * (ndim - len(own)) + tuple(data_of(value).shape))
         sizes = tuple(data.shape[d : d + width]) if wide.shape[d] != 1 or (at >= 0 and own[at] is not None) else (1,) * width
         value = wide.unflatten(d, sizes)
@@ -137,7 +139,7 @@ def put(base: Basic, value: Any, accumulate: bool) -> Tensor:
         own = axes_of(value)
         for k, other in enumerate(own, len(wanted) - len(own)):
             if k >= 0 and other is not wanted[k] and not (other is None and data_of(value).shape[k - len(wanted)] == 1):
-                raise _FOREIGN
+                raise _foreign()
         shape = [base.data.shape[d] for d in rest]
         shape = [*shape[:at], *linear.shape, *shape[at:]]
         # The padding of the values goes to the slot that is cut off, from which no gradient comes.
@@ -221,9 +223,9 @@ def scatter(func: Any, x: Any, dim: int, index: Any, src: Any = None, reduce: An
     axes = axes_of(index)
     target = x if is_in_place(func) else wrap(data_of(x).clone(), axes_of(x))
     if isinstance(value, (Rows, Tensor)) and axes_of(value) != axes:
-        raise _FOREIGN
+        raise _foreign()
     if any(axes_of(x)[k] is not axis for k, axis in enumerate(axes) if k != d):
-        raise _FOREIGN
+        raise _foreign()
     data, places = data_of(target), position_of(at_rest(index), axes_of(x)[d], data_of(x).shape[d])
     write = getattr(torch, name_of(func).rstrip("_"))
     if axes[d] is None:
