@@ -116,18 +116,18 @@ def _write(arguments: argparse.Namespace) -> ExitCode:
     gears = _gears.read_gears(arguments, header)
     command, violations = write_atc(gears, model=arguments.onnx, soc_version=arguments.soc_version, header=header)
     option = next((name for name in GEAR_OPTIONS if command.get(name)), None)
-    refused = _refused(violations)
+    code = _gears.exit_code(violations)
     if arguments.json:
         _print_json(command=str(command), gears=len(gears), option=option, violations=_gears.as_json(violations))
     elif arguments.emit:
-        if not refused:
+        if code is ExitCode.CLEAN:
             print(command)
         _print_text(violations, sys.stderr)
     else:
         print(_folded(command))
         print(f"{len(gears)} gears by --{option}" if option else "1 gear, a fixed shape")
         _print_text(violations, sys.stdout)
-    return ExitCode.FINDINGS if refused else ExitCode.CLEAN
+    return code
 
 
 def _command(arguments: argparse.Namespace) -> ExitCode:
@@ -142,7 +142,7 @@ def _command(arguments: argparse.Namespace) -> ExitCode:
         _print_text(violations, sys.stdout)
     else:
         print("no rule is broken" + ("" if header else "; names and operators were not checked, for which --onnx is needed"))
-    return ExitCode.FINDINGS if _refused(violations) else ExitCode.CLEAN
+    return _gears.exit_code(violations)
 
 
 def _log(arguments: argparse.Namespace) -> ExitCode:
@@ -178,10 +178,6 @@ def _told(entry: AtcLogEntry) -> str:
     if known:
         lines += [f"    {known.what}", f"    from:    {known.why}", f"    instead: {known.do}"]
     return "\n".join(lines)
-
-
-def _refused(violations: Sequence[Violation]) -> bool:
-    return any(violation.level == "error" for violation in violations)
 
 
 def _print_text(violations: Sequence[Violation], stream: Any) -> None:

@@ -19,6 +19,7 @@ from fixshape import __version__
 from fixshape._files import read_limited, write_atomic
 from fixshape.cli import _audit_arguments
 from fixshape.cli._exit import ExitCode
+from fixshape.cli._output import check_output
 from fixshape.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,11 +107,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.max_compiles is not None and arguments.steps < 3 and not arguments.compare:
         raise UsageError(f"audit: --max-compiles speaks of steps after the warm-up of 2, but --steps is {arguments.steps}.")
     if arguments.output:
-        if os.path.isdir(arguments.output):
-            raise UsageError(f"audit: --output {arguments.output} is a folder, expected a file.")
-        folder = os.path.dirname(os.path.abspath(arguments.output))
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"audit: --output {arguments.output}: its folder does not exist or cannot be written to.")
+        check_output("audit: --output", arguments.output)
 
 
 class _DryRun:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _export_arguments, _gears
 from fixshape.cli._exit import ExitCode
+from fixshape.cli._output import check_output
 from fixshape.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Runs the subcommand."""
     _check(arguments)
-    _gears.read_gears(arguments, None)  # a plan that is none is told before a model is built
+    gears = _gears.read_gears(arguments, None)  # a plan that is none is told before a model is built
 
     from fixshape.cli._export_model import build
     from fixshape.detection import StaticDetector
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     detects = isinstance(model, StaticDetector)
     if detects:
         arguments.inputs = _DETECTOR_INPUTS
-    gears = _gears.read_gears(arguments, None) if detects else _renamed(arguments, _gears.read_gears(arguments, None))
+        gears = _gears.read_gears(arguments, None)
+    else:
+        gears = _renamed(arguments, gears)
     body: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "model": arguments.model, "onnx": [], "error": None}
     lines: list[str] = []
     clean = True
@@ -93,10 +96,8 @@ def _check(arguments: argparse.Namespace) -> None:
                 raise UsageError(f"export: --{name.replace('_', '-')} is for the file of --onnx, which is not given.")
         if not arguments.check_trace and not arguments.targets:
             raise UsageError("export: there is nothing to do: give --onnx FILE, --check-trace or --targets.")
-    elif os.path.isdir(arguments.onnx):
-        raise UsageError(f"export: --onnx {arguments.onnx} is a folder, expected a file.")
-    elif not os.access(os.path.dirname(os.path.abspath(arguments.onnx)), os.W_OK):
-        raise UsageError(f"export: --onnx {arguments.onnx}: its folder does not exist or cannot be written to.")
+    else:
+        check_output("export: --onnx", arguments.onnx)
 
 
 def _renamed(arguments: argparse.Namespace, gears: Gears) -> Gears:
@@ -172,11 +173,10 @@ def _rename(arguments: argparse.Namespace, files: list[Path]) -> None:
 
 
 def _file_text(path: str, header: OnnxHeader) -> str:
-    ports = [f"{port.name}:{','.join('?' if dim is None else str(dim) for dim in port.dims or ())}" for port in header.inputs]
-    outputs = [f"{port.name}:{','.join('?' if dim is None else str(dim) for dim in port.dims or ())}" for port in header.outputs]
+    inputs, outputs = ("; ".join(map(str, ports)) for ports in (header.inputs, header.outputs))
     size = os.path.getsize(path) / 1e6
     opset = header.opsets.get("")
-    return f"{path}: {'; '.join(ports)} -> {'; '.join(outputs)}, opset {opset}, {len(header.nodes)} nodes, {size:.1f} MB"
+    return f"{path}: {inputs} -> {outputs}, opset {opset}, {len(header.nodes)} nodes, {size:.1f} MB"
 
 
 def _file_json(path: str, header: OnnxHeader) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fixshape.cli._exit import ExitCode
 from fixshape.cli._plan_arguments import _resize
 from fixshape.cli._train_arguments import _positive
 from fixshape.errors import ExtraError, UsageError
@@ -99,6 +100,13 @@ def _counts(arguments: argparse.Namespace, plan: ShapePlan) -> list[int] | None:
         sizes = resize_sizes(sizes, resize.min_size, resize.max_size, fixed_size=resize.fixed_size)
     assigned = plan.assign(sizes[:, :2])
     return [int((assigned == index).sum()) for index in range(len(plan.shapes))]
+
+
+def exit_code(violations: Iterable[Violation]) -> ExitCode:
+    """What a command that tells violations ends with."""
+    from fixshape.export._violation import has_errors
+
+    return ExitCode.FINDINGS if has_errors(violations) else ExitCode.CLEAN
 
 
 def as_json(violations: Iterable[Violation]) -> list[dict[str, Any]]:

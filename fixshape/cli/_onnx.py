@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _gears
 from fixshape.cli._exit import ExitCode
+from fixshape.cli._output import check_output
 from fixshape.cli._train_arguments import _positive
 from fixshape.errors import ExportError, UsageError
 
@@ -199,7 +200,7 @@ def _check(arguments: argparse.Namespace) -> ExitCode:
     else:
         ran = f", and runs at every gear ({len(gears)})" if arguments.run_it else ""
         print(as_text(violations) if violations else f"{arguments.file}: is what was asked for{ran}")
-    return ExitCode.FINDINGS if any(violation.level == "error" for violation in violations) else ExitCode.CLEAN
+    return _gears.exit_code(violations)
 
 
 def _asked(port: Port) -> str:
@@ -234,10 +235,7 @@ def _held(changed: tuple[str, ...]) -> str:
 def _check_output(arguments: argparse.Namespace, *sources: str | None) -> None:
     """That the result can be written, before anything is run for it."""
     path = arguments.output
-    if os.path.isdir(path):
-        raise UsageError(f"onnx: --output {path} is a folder, expected a file.")
-    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-        raise UsageError(f"onnx: --output {path}: its folder does not exist or cannot be written to.")
+    check_output("onnx: --output", path)
     for source in filter(None, sources):
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
             raise UsageError(f"onnx: --output {path} would overwrite {source}. Give another name.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _plan_arguments
 from fixshape.cli._exit import ExitCode
+from fixshape.cli._output import check_output
 from fixshape.cli._plan_arguments import USUAL_BUCKETS, Resize
 from fixshape.errors import FixshapeWarning, UsageError
 
@@ -87,10 +88,7 @@ def _check(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path is None:
             continue
-        if os.path.isdir(path):
-            raise UsageError(f"plan: --{name} {path} is a folder, expected a file.")
-        if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-            raise UsageError(f"plan: --{name} {path}: its folder does not exist or cannot be written to.")
+        check_output(f"plan: --{name}", path)
         if os.path.exists(path) and os.path.exists(arguments.file) and os.path.samefile(path, arguments.file):
             raise UsageError(f"plan: --{name} {path} would overwrite the sizes that are read from it. Give another name.")
 

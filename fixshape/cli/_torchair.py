@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     gears = _gears.read_gears(arguments, None)
     violations = check_torchair(gears)
-    wrong = any(violation.level == "error" for violation in violations)
-    code = None if wrong else torchair_code(gears)
+    exit_code = _gears.exit_code(violations)
+    code = None if exit_code else torchair_code(gears)
     if arguments.json:
         given = dim_gears(gears)
         body = {
@@ -64,4 +64,4 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps(body, indent=2))
     else:
         print(as_text(violations) if code is None else code, end="\n" if code is None else "")
-    return ExitCode.FINDINGS if wrong else ExitCode.CLEAN
+    return exit_code

@@ -16,7 +16,7 @@ from fixshape.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fixshape.export import OnnxHeader, Profile, Violation
+    from fixshape.export import OnnxHeader, Profile
 
 SCHEMA_VERSION = 1
 
@@ -101,7 +101,7 @@ def _check(arguments: argparse.Namespace, header: OnnxHeader | None) -> ExitCode
         print(f"corrected: {corrected}" if corrected else "What is meant cannot be told from the command: correct it by hand.")
     else:
         print("no rule is broken")
-    return _code(violations)
+    return _gears.exit_code(violations)
 
 
 def _emit(arguments: argparse.Namespace, header: OnnxHeader | None) -> ExitCode:
@@ -133,7 +133,7 @@ def _emit(arguments: argparse.Namespace, header: OnnxHeader | None) -> ExitCode:
         print(text)
         if violations:
             print(as_text(violations), file=sys.stderr)
-    return _code(violations)
+    return _gears.exit_code(violations)
 
 
 def _profiles(profiles: Sequence[Profile]) -> list[dict[str, dict[str, tuple[int, ...]]]]:
@@ -141,7 +141,3 @@ def _profiles(profiles: Sequence[Profile]) -> list[dict[str, dict[str, tuple[int
         {name: {"min": span.smallest, "opt": span.opt, "max": span.largest} for name, span in profile.ranges.items()}
         for profile in profiles
     ]
-
-
-def _code(violations: Sequence[Violation]) -> ExitCode:
-    return ExitCode.FINDINGS if any(violation.level == "error" for violation in violations) else ExitCode.CLEAN

@@ -132,7 +132,7 @@ def ranks(case: Case) -> Iterator[Violation]:
             yield Violation(
                 "S6",
                 "E10049",
-                f"{shape} has {len(shape.dims)} axes, expected {len(port.dims)} as in the model: {_shown(port)}",
+                f"{shape} has {len(shape.dims)} axes, expected {len(port.dims)} as in the model: {port}",
                 "A shape gives every axis.",
                 instead(case.rewritten(others), STANDS_IN),
             )
@@ -147,7 +147,7 @@ def ranks(case: Case) -> Iterator[Violation]:
             yield Violation(
                 "S6",
                 "E10050" if outside else None,
-                f"{shape}: axis {axis} is {dim}, expected {known} as in the model: {_shown(port)}",
+                f"{shape}: axis {axis} is {dim}, expected {known} as in the model: {port}",
                 "The model's own size is not in the range." if outside
                 else "The size was fixed when the file was exported: others may fail or give wrong numbers.",
                 instead(_closed(case, others), "or export the model with this axis free"),
@@ -176,10 +176,6 @@ def _dim(case: Case, port: Port, axis: int) -> str:
     return case.size(port.name, axis, len(port.dims))
 
 
-def _shown(port: Port) -> str:
-    return f"{port.name}:{','.join('?' if dim is None else str(dim) for dim in port.dims or ())}"
-
-
 def unlisted(case: Case) -> Iterator[Violation]:
     """G12, S8 and S5: inputs of the model that the command gives no shape."""
     if case.header is None or not case.builds or case.get("input_shape_range") or len(case.shapes) != len(case.parts):
@@ -193,7 +189,7 @@ def unlisted(case: Case) -> Iterator[Violation]:
         yield Violation(
             "S8" if dims else "G12",
             "E10001",
-            f"{', '.join(map(_shown, free[:_MOST_SHOWN]))}: the model leaves sizes open and --input_shape says none,"
+            f"{', '.join(map(str, free[:_MOST_SHOWN]))}: the model leaves sizes open and --input_shape says none,"
             " expected all of them",
             "With --dynamic_dims each input that is open must be listed." if dims
             else "atc compiles for sizes that it knows; where the model has none, the command must.",

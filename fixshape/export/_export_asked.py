@@ -6,19 +6,17 @@ reaches the caller (torch/onnx/_internal/exporter/_capture_strategies.py retries
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fixshape.export._export_eager import dynamic_symbols
 from fixshape.export._export_line import innermost
 from fixshape.export._gears import Gears
-from fixshape.export._onnx_header import DATA_DEPENDENT
+from fixshape.export._onnx_header import DATA_DEPENDENT, UNBACKED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-_UNBACKED = re.compile(r"\bu\d+\b")  # torch's name of a size that it does not know before the run
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _MOST = 5
 Shape = tuple[int, ...]
@@ -123,13 +121,13 @@ def _outputs(graph: GraphProto, outputs: Sequence[Mapping[str, Shape]]) -> Itera
 
 def _data_dependent(graph: GraphProto) -> Iterator[str]:
     of_output = {
-        port.name: [str(dim) for dim in _dims(port) if isinstance(dim, str) and _UNBACKED.search(dim)] for port in graph.output
+        port.name: [str(dim) for dim in _dims(port) if isinstance(dim, str) and UNBACKED.search(dim)] for port in graph.output
     }
     named = [f"output {name!r} has {', '.join(dims)}" for name, dims in of_output.items() if dims]
     unknown = {
         port.name
         for port in (*graph.value_info, *graph.output)
-        if any(isinstance(dim, str) and _UNBACKED.search(dim) for dim in _dims(port))
+        if any(isinstance(dim, str) and UNBACKED.search(dim) for dim in _dims(port))
     }
     blamed: list[NodeProto] = []
     follows: set[str] = set()

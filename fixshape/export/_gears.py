@@ -13,7 +13,7 @@ from math import prod
 
 from fixshape._check import check_at_least, shown
 from fixshape.errors import UsageError
-from fixshape.export._onnx_header import OnnxHeader, Port
+from fixshape.export._onnx_header import OnnxHeader, Port, dims_text
 from fixshape.plan import ShapePlan
 
 BATCH, HEIGHT, WIDTH = "N", "H", "W"
@@ -256,8 +256,7 @@ def _symbol(port: Port, axis: int) -> int | str:
 
 
 def _untold(port: Port) -> UsageError:
-    dims = "of unknown rank" if port.dims is None else ",".join("?" if dim is None else str(dim) for dim in port.dims)
     return UsageError(
-        f"inputs: {shown(port.name)} is {dims}, and a plan has a batch size, a height and a width only. Say what is what with"
-        " --inputs 'images:N,3,H,W;tokens:N,77'."
+        f"inputs: {shown(port.name)} is {dims_text(port.dims)}, and a plan has a batch size, a height and a width only. Say what"
+        " is what with --inputs 'images:N,3,H,W;tokens:N,77'."
     )

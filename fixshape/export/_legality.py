@@ -9,12 +9,13 @@ from fixshape.errors import UsageError
 from fixshape.export._atc_options import GEAR_OPTIONS
 from fixshape.export._atc_write import write_atc
 from fixshape.export._gears import Gears
-from fixshape.export._onnx_header import OnnxHeader
+from fixshape.export._onnx_header import OnnxHeader, dims_text
 from fixshape.export._torchair import check_torchair, dim_gears
 from fixshape.export._trt_emit import trtexec_command
 from fixshape.export._trt_profiles import MOST_GEARS, MOST_PROFILES, Profile, plan_profiles, settled, written
+from fixshape.export._trt_read import fits
 from fixshape.export._trt_rules import check_trtexec
-from fixshape.export._violation import Violation
+from fixshape.export._violation import Violation, has_errors
 from fixshape.export._violation import as_text as violations_text
 
 _MODEL = "model.onnx"
@@ -38,7 +39,7 @@ class Legality:
     @property
     def legal(self) -> bool:
         """Whether no violation is an error."""
-        return not any(violation.level == "error" for violation in self.violations)
+        return not has_errors(self.violations)
 
 
 def legality(gears: Gears, *, soc_version: str | None = None, header: OnnxHeader | None = None) -> tuple[Legality, ...]:
@@ -154,23 +155,15 @@ def _against_file(gears: Gears, header: OnnxHeader) -> Iterator[Violation]:
     why = "onnxruntime refuses to run: names, number of axes and fixed sizes are those of the file."
     for name in [name for name in ports if name not in given] + sorted(given - set(ports)):
         message = f"the file has an input {name}, and the gears have none" if name in ports else f"the file has no input {name}"
-        way_out = "--inputs '" + ";".join(f"{port.name}:{_dims(port.dims)}" for port in header.inputs) + "'"
+        way_out = "--inputs '" + ";".join(f"{port.name}:{dims_text(port.dims)}" for port in header.inputs) + "'"
         yield Violation("O1", None, message, why, way_out)
     for name in sorted(given & set(ports)):
         dims = ports[name].dims
         shapes = dict.fromkeys(gears.shapes(index)[name] for index in range(len(gears)))
-        wrong = [shape for shape in shapes if dims is not None and not _allowed(shape, dims)]
+        wrong = [shape for shape in shapes if dims is not None and not fits(shape, dims)]
         if wrong:
             message = (
-                f"{name}: {written(wrong[0])} is not {_dims(dims)}, which the file has; {len(wrong)} of {len(shapes)} shapes"
+                f"{name}: {written(wrong[0])} is not {dims_text(dims)}, which the file has; {len(wrong)} of {len(shapes)} shapes"
             )
             way_out = "gears of the size that the file has, or make its batch dynamic: fixshape onnx set-batch --to dynamic"
             yield Violation("O1", None, message, why, way_out)
-
-
-def _allowed(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
-    return len(shape) == len(dims) and all(not isinstance(dim, int) or dim == size for size, dim in zip(shape, dims, strict=True))
-
-
-def _dims(dims: tuple[int | str | None, ...] | None) -> str:
-    return "of unknown rank" if dims is None else ",".join("?" if dim is None else str(dim) for dim in dims)

@@ -10,7 +10,6 @@ target, O9 what a run gives against what the file says.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -18,13 +17,12 @@ from fixshape._check import check_choice
 from fixshape.errors import ExportError
 from fixshape.export._atc_rules_model import LEAST_OPSET, MOST_OPSET, data_dependent_nodes
 from fixshape.export._gears import Gears, Input
-from fixshape.export._onnx_header import OnnxHeader, Port
+from fixshape.export._onnx_header import UNBACKED, OnnxHeader, Port, dims_text
 from fixshape.export._onnx_run import open_session, random_feeds, run, unknown
 from fixshape.export._violation import Violation
 
 Target = Literal["atc", "trt", "ort"]
 TARGETS: tuple[Target, ...] = ("atc", "trt", "ort")
-_UNBACKED = re.compile(r"\bu\d+\b")  # torch.export's name of a size that depends on data
 _MOST_SHOWN = 6
 
 
@@ -79,7 +77,7 @@ def _inputs(header: OnnxHeader, gears: Gears, path: str) -> Iterator[Violation]:
             )  # fmt: skip
     for name in spare:
         yield Violation(
-            "O2", None, f"{_told(ports[name])} is an input of the file and was not asked for",
+            "O2", None, f"{ports[name]} is an input of the file and was not asked for",
             "Every input needs a shape, or the tool takes one of its own.", f"--inputs '{_asked_with(gears, ports[name])}'",
         )  # fmt: skip
     for name, entry in asked.items():
@@ -91,7 +89,7 @@ def _axes(entry: Input, port: Port, gears: Gears, path: str) -> Iterator[Violati
     dims = port.dims or ()
     if len(dims) != len(entry.dims):
         yield Violation(
-            "O3", None, f"{port.name} has {len(dims)} axes in the file ({_told(port)}), expected {len(entry.dims)} ({entry})",
+            "O3", None, f"{port.name} has {len(dims)} axes in the file ({port}), expected {len(entry.dims)} ({entry})",
             "A shape gives every axis.", f"--inputs with {port.name}:{','.join('N' if d is None else str(d) for d in dims)}",
         )  # fmt: skip
         return
@@ -118,7 +116,7 @@ def _outputs(header: OnnxHeader) -> Iterator[Violation]:
     for port in header.outputs:
         if port.dims and isinstance(port.dims[0], int) and not any(isinstance(dim, str) and batch in dim for dim in port.dims):
             yield Violation(
-                "O6", None, f"{_told(port)} does not have {batch}, which the inputs have, expected {batch} in one axis",
+                "O6", None, f"{port} does not have {batch}, which the inputs have, expected {batch} in one axis",
                 "An output that loses the batch is one that a constant inside cut to the size of the example.",
                 "fixshape onnx check --run, and fixshape onnx set-batch where it says so", level="warning",
             )  # fmt: skip
@@ -126,7 +124,7 @@ def _outputs(header: OnnxHeader) -> Iterator[Violation]:
 
 def _data_dependent(header: OnnxHeader, target: Target | None) -> Iterator[Violation]:
     nodes = data_dependent_nodes(header)
-    ports = [_told(port) for port in header.outputs if any(isinstance(d, str) and _UNBACKED.search(d) for d in port.dims or ())]
+    ports = [str(port) for port in header.outputs if any(isinstance(d, str) and UNBACKED.search(d) for d in port.dims or ())]
     if not nodes and not ports:
         return
     listed = ", ".join(nodes[:_MOST_SHOWN]) + (f" and {len(nodes) - _MOST_SHOWN} more" if len(nodes) > _MOST_SHOWN else "")
@@ -193,12 +191,11 @@ def check_runs(path: str | os.PathLike[str], header: OnnxHeader, gears: Gears) -
                 continue
             if len(expected) == len(got) and all(size in (None, n) for size, n in zip(expected, got, strict=True)):
                 continue
-            sizes = ",".join("?" if size is None else str(size) for size in expected)
             found.append(
                 Violation(
                     "O9",
                     None,
-                    f"at {told}: output {port.name} is {','.join(map(str, got))}, expected {sizes} ({_told(port)})",
+                    f"at {told}: output {port.name} is {','.join(map(str, got))}, expected {dims_text(expected)} ({port})",
                     "The exporter wrote a symbol over a graph that holds one size, and the runtime takes its word.",
                     f"fixshape onnx set-batch {os.fspath(path)} --to dynamic -o out.onnx",
                 )
@@ -213,9 +210,5 @@ def _sizes(port: Port, symbols: Mapping[str, int]) -> tuple[int | None, ...] | N
     return tuple(dim if isinstance(dim, int) else symbols.get(dim or "") for dim in port.dims)
 
 
-def _told(port: Port) -> str:
-    return f"{port.name}:{','.join('?' if dim is None else str(dim) for dim in port.dims or ())}"
-
-
 def _asked_with(gears: Gears, port: Port) -> str:
-    return ";".join([*map(str, gears.inputs), _told(port).replace("?", "N")])
+    return ";".join([*map(str, gears.inputs), str(port).replace("?", "N")])

@@ -9,6 +9,7 @@ Symbols: ``N`` axis 0, ``H`` and ``W`` axes 2 and 3 of an image; others are name
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,12 +68,10 @@ def diff(first: ModelProto, second: ModelProto, third: ModelProto | None = None)
         >>> found.symbols, found.changed
         ({'N': (2, 3)}, ("'y' (Reshape)",))
     """
-    onnx = need("onnx")
     models = [need("onnx.inliner").inline_local_functions(model) if len(model.functions) else model for model in (first, second)]
     axes, symbols = _symbols(models[0], models[1])
     edits = dict(_edits(models[0], models[1], symbols))
-    result = onnx.ModelProto()
-    result.CopyFrom(models[0])
+    result = copy.deepcopy(models[0])
     clear_shapes(result)
     write_computed(result, edits, {symbol: places[0] for symbol, places in axes.items()})
     for port in inputs_of(result):
@@ -175,10 +174,9 @@ def _check_attributes(one: NodeProto, two: NodeProto) -> None:
 
 
 def _comparable(entry: AttributeProto) -> bytes:
-    copy = type(entry)()
-    copy.CopyFrom(entry)
-    copy.doc_string = ""
-    data: bytes = copy.SerializeToString(deterministic=True)
+    plain = copy.deepcopy(entry)
+    plain.doc_string = ""
+    data: bytes = plain.SerializeToString(deterministic=True)
     return data
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fixshape._check import check_at_least
 from fixshape.errors import UsageError
+from fixshape.export._onnx_header import dims_text
 from fixshape.export._onnx_prove import prove_equal
-from fixshape.export._onnx_run import Array, need, open_session, random_feeds, unknown
-from fixshape.export._onnx_shapes import clear_shapes, fill_outputs, fill_shapes, input_dims, inputs_of, set_dims, stand_ins
+from fixshape.export._onnx_run import Array, open_session, random_feeds, unknown
+from fixshape.export._onnx_shapes import clear_shapes, fill_shapes, input_dims, inputs_of, set_dims, stand_ins
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,20 +55,17 @@ def fix_shape(
         [4, 3]
     """
     found = _symbols(model, shapes)
-    onnx = need("onnx")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy.deepcopy(model)
     clear_shapes(result)
     for port in inputs_of(result):
         dims = input_dims(port)
         given = shapes.get(port.name)
         set_dims(port, {axis: size for axis, size in enumerate(given or ()) if dims[axis] is None})
         set_dims(port, {axis: found[dim] for axis, dim in enumerate(dims) if isinstance(dim, str) and dim in found})
-    fill_outputs(result)
-    fill_shapes(result)
+    fill_shapes(result, outputs=True)
     run_shapes, _ = stand_ins(result, {}, sizes, feeds)
     prove_equal("fix_shape", model, result, random_feeds(open_session(result), run_shapes, given=feeds))
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _symbols(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -79,7 +78,8 @@ def _symbols(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str
         dims = input_dims(ports[name])
         if len(shape) != len(dims):
             raise UsageError(
-                f"fix_shape: {name!r} is given {len(shape)} sizes, {_text(shape)}, and has {len(dims)} axes, {_text(dims)}."
+                f"fix_shape: {name!r} is given {len(shape)} sizes, {dims_text(shape)}, and has {len(dims)} axes,"
+                f" {dims_text(dims)}."
             )
         for axis, (size, dim) in enumerate(zip(shape, dims, strict=True)):
             check_at_least("fix_shape", f"axis {axis} of {name!r}", size, 1)
@@ -96,7 +96,3 @@ def _symbols(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str
                         " in the file they are one size."
                     )
     return {symbol: size for symbol, (size, _) in found.items()}
-
-
-def _text(dims: Sequence[object]) -> str:
-    return ",".join("?" if dim is None else str(dim) for dim in dims)

@@ -8,7 +8,8 @@ stepped over, not read, so that a file of gigabytes takes no memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 
@@ -16,6 +17,7 @@ from fixshape.errors import OnnxFileError
 
 # Operators whose output has as many elements as the values say (onnx/docs/Operators.md).
 DATA_DEPENDENT = ("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique")
+UNBACKED = re.compile(r"\bu\d+\b")  # torch.export's name of a size that depends on data
 MOST_DEPTH = 16  # of graphs within graphs
 MOST_NODES = 2_000_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -38,6 +40,14 @@ class Port:
     name: str
     dtype: str | None
     dims: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        return f"{self.name}:{dims_text(self.dims or ())}"
+
+
+def dims_text(dims: Sequence[int | str | None] | None) -> str:
+    """Dims as messages show them: ``"N,3,?,320"``."""
+    return "of unknown rank" if dims is None else ",".join("?" if dim is None else str(dim) for dim in dims)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def infer(
     onnx = need("onnx")
     if any(attribute.HasField("g") for attribute in node.attribute):
         return _infer_in_graph(model, node, outer)
-    opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import}
+    opsets = _opsets(model)
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
@@ -62,6 +62,10 @@ def infer(
     except onnx.shape_inference.InferenceError as error:
         raise ValueError(str(error).replace("[ShapeInferenceError]", "").strip()) from None
     return {name: _known(entry) for name, entry in found.items()}
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
 
 
 def _infer_in_graph(model: ModelProto, node: NodeProto, outer: Mapping[str, tuple[Any, Shape]]) -> dict[str, Known]:
@@ -101,10 +105,9 @@ def evaluate(model: ModelProto, node: NodeProto, inputs: Sequence[Known]) -> tup
         values = [value for name, (_, _, value) in zip(node.input, inputs, strict=True) if name]
         if not values or any(value is None for value in values) or any(attribute.HasField("g") for attribute in node.attribute):
             return None
-    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     try:
         feeds = dict(zip((name for name in node.input if name), values, strict=True))
-        (result,) = reference.ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+        (result,) = reference.ReferenceEvaluator(node, opsets=_opsets(model)).run(None, feeds)
     except Exception:  # the reference has many kinds of its own; not to know a value is no failure
         return None
     result = np.asarray(result)

@@ -8,6 +8,7 @@ Shapes: ``N`` the batch size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -232,9 +233,7 @@ def _suspect(model: ModelProto, places: Mapping[str, Place]) -> str:
 
 def _told(model: ModelProto, names: Sequence[str]) -> ModelProto:
     """The model with more outputs."""
-    onnx = need("onnx")
-    told = onnx.ModelProto()
-    told.CopyFrom(model)
+    told = copy.deepcopy(model)
     del told.graph.output[:]
-    told.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    return told  # type: ignore[no-any-return]
+    told.graph.output.extend(need("onnx").helper.make_empty_tensor_value_info(name) for name in names)
+    return told

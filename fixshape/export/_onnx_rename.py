@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fixshape.errors import UsageError
 from fixshape.export._onnx_prove import prove_equal
-from fixshape.export._onnx_run import Array, need, open_session, random_feeds, unknown
+from fixshape.export._onnx_run import Array, open_session, random_feeds, unknown
 from fixshape.export._onnx_shapes import inputs_of, stand_ins
 from fixshape.export._onnx_write import names_of
 
@@ -54,9 +55,7 @@ def rename(
         (['data', 'data'], 'fc1')
     """
     _check_names(model, names)
-    onnx = need("onnx")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy.deepcopy(model)
     _rename_graph(result.graph, dict(names))
     for training in result.training_info:
         for binding in (*training.initialization_binding, *training.update_binding):
@@ -64,7 +63,7 @@ def rename(
         _rename_graph(training.algorithm, dict(names))
     shapes, _ = stand_ins(model, {}, sizes, feeds)
     prove_equal("rename", model, result, random_feeds(open_session(model), shapes, given=feeds), names)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _check_names(model: ModelProto, names: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ Shapes: ``N`` the batch size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -208,9 +209,7 @@ def _unknown_places(dynamic: ModelProto, trace: Trace, file: _File) -> dict[str,
 
 def _rewrite(model: ModelProto, trace: Trace, axes: Mapping[str, int], to: int | str, own: int) -> ModelProto:
     """The model with every edit written for one batch size or symbol."""
-    onnx = need("onnx")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy.deepcopy(model)
     if isinstance(to, int):
         write_constants(result, trace.edits, {BATCH: to})
     else:
@@ -226,4 +225,4 @@ def _rewrite(model: ModelProto, trace: Trace, axes: Mapping[str, int], to: int |
         elif place is not None:
             factor = shape[place.axis] // own
             set_dims(port, {place.axis: factor * to if isinstance(to, int) else (to if factor == 1 else f"{factor}*{to}")})
-    return result  # type: ignore[no-any-return]
+    return result

@@ -57,15 +57,22 @@ def clear_shapes(model: ModelProto) -> None:
                 port.type.tensor_type.ClearField("shape")
 
 
-def fill_shapes(model: ModelProto) -> None:
-    """Writes what onnx infers of the shapes between inputs and outputs, where it can."""
+def fill_shapes(model: ModelProto, *, outputs: bool = False) -> None:
+    """Writes what onnx infers of the shapes between inputs and outputs, where it can; ``outputs``: of the outputs too."""
     onnx = need("onnx")
+    for port in model.graph.output if outputs else ():
+        port.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError):
         return  # the shapes between are a help to readers, and no part of the function
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred.graph.value_info)
+    for port, found in zip(model.graph.output, inferred.graph.output, strict=True) if outputs else ():
+        port.CopyFrom(found)
+        for dim in port.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):  # a name that inference made up
+                dim.Clear()
 
 
 def stand_ins(
@@ -91,19 +98,3 @@ def stand_ins(
             shape.append(known.get(dim or "", PIXELS if len(dims) >= 4 else OTHERS))
         shapes[port.name] = tuple(shape)
     return shapes, is_static
-
-
-def fill_outputs(model: ModelProto) -> None:
-    """Writes the inferred shapes of the outputs, and none where none is inferred."""
-    onnx = need("onnx")
-    for port in model.graph.output:
-        port.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):
-        return
-    for port, found in zip(model.graph.output, inferred.graph.output, strict=True):
-        port.CopyFrom(found)
-        for dim in port.type.tensor_type.shape.dim:
-            if dim.dim_param.startswith("unk__"):  # a name that inference made up
-                dim.Clear()

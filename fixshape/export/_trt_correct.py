@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from fixshape.export._onnx_header import OnnxHeader, Port
 from fixshape.export._trt_flags import CURRENT, OTHER_MODELS, REPEATED, RETIRED, SHAPES
-from fixshape.export._trt_profiles import Shape, in_order, is_dynamic, settled
+from fixshape.export._trt_profiles import Shape, in_order, is_dynamic, settled, within
 from fixshape.export._trt_read import meant, nearest, replacement
 from fixshape.export._trt_rules import check_trtexec
 from fixshape.export._trtexec import (
@@ -27,6 +27,7 @@ from fixshape.export._trtexec import (
     with_crosses,
     with_profiles,
 )
+from fixshape.export._violation import has_errors
 
 
 def correct_trtexec(text: str, *, header: OnnxHeader | None = None) -> str | None:
@@ -67,7 +68,7 @@ def correct_trtexec(text: str, *, header: OnnxHeader | None = None) -> str | Non
     command = with_profiles(command, profiles)
     command = _inference(command, profiles, header)
     corrected = str(command)
-    return None if any(entry.level == "error" for entry in check_trtexec(corrected, header=header)) else corrected
+    return None if has_errors(check_trtexec(corrected, header=header)) else corrected
 
 
 def _current(flags: tuple[Flag, ...]) -> Iterator[Flag]:
@@ -189,11 +190,7 @@ def _inference(command: Trtexec, profiles: list[dict[str, Ranges]], header: Onnx
                 name: _fixed(shape, ports[name]) if name in ports else shape for name, shape in shapes_of(flag.value).items()
             }
             for name, shape in shapes.items():
-                if name in ranges.get(OPT, {}) and not _inside(shape, ranges[MIN][name], ranges[MAX][name]):
+                if name in ranges.get(OPT, {}) and not within(shape, ranges[MIN][name], ranges[MAX][name]):
                     shapes[name] = ranges[OPT][name]
             flags[index] = Flag(flag.name, shapes_text(shapes))
     return replace(command, flags=tuple(flags))
-
-
-def _inside(shape: Shape, low: Shape, high: Shape) -> bool:
-    return len(shape) == len(low) == len(high) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))

@@ -65,9 +65,7 @@ class ShapeRange:
 
     def holds(self, shape: Shape) -> bool:
         """Whether TensorRT runs ``shape`` under this range."""
-        return len(shape) == len(self.opt) and all(
-            low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
-        )
+        return within(shape, self.smallest, self.largest)
 
     @property
     def fixed(self) -> bool:
@@ -93,6 +91,11 @@ class Profile:
     def holds(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether TensorRT runs these shapes under this profile; ``shapes`` may have static inputs too."""
         return all(name in shapes and span.holds(shapes[name]) for name, span in self.ranges.items())
+
+
+def within(shape: Shape, low: Shape, high: Shape) -> bool:
+    """Whether a shape lies between two others on every axis."""
+    return len(shape) == len(low) == len(high) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
 
 def written(shape: Iterable[int]) -> str:

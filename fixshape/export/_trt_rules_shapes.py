@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fixshape.export._trt_flags import SHAPES
-from fixshape.export._trt_profiles import Shape, in_order, written
+from fixshape.export._trt_profiles import Shape, in_order, within, written
 from fixshape.export._trt_read import Read, matches
 from fixshape.export._trtexec import MAX, MIN, OPT, Ranges, shape_entries, shapes_text, with_crosses
 from fixshape.export._violation import Violation
@@ -166,8 +166,7 @@ def _inference(read: Read) -> Iterator[Violation]:
         low, high = ranges[MIN].get(name), ranges[MAX].get(name)
         if low is None or high is None:
             continue
-        inside = len(shape) == len(low) == len(high) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
-        if not inside:
+        if not within(shape, low, high):
             message = f"--shapes={name}:{written(shape)} is not between {written(low)} and {written(high)}"
             yield Violation(
                 "T14", None, f"{message} of profile {read.selected}",

@@ -32,6 +32,11 @@ class Violation:
     doubtful: bool = False
 
 
+def has_errors(violations: Iterable[Violation]) -> bool:
+    """Whether one of them is an error, and not just a warning or advice."""
+    return any(violation.level == "error" for violation in violations)
+
+
 def as_text(violations: Iterable[Violation]) -> str:
     """One paragraph for each, in their order; the way out stands on a line of its own.
 
