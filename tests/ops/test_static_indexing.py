@@ -191,6 +191,8 @@ F.cosine_embedding_loss(x[m], y[m], y[m, 0].sign()
 F.triplet_margin_loss(x[m], y[m], x[m].flip(1), margin=2.0
 F.triplet_margin_with_distance_loss(x[m], y[m], x[m].flip(1)
 F.multilabel_soft_margin_loss(x[m], (y[m] > 0).double()
+F.multilabel_margin_loss(x[m], F.pad(c[m][:, None], (0, 3), value=-1)
+F.multi_margin_loss(x[m], c[m], weight=w.detach().exp()
 F.cross_entropy(x[m], c[m]
 F.cross_entropy(x[m], c[m], weight=w.detach().exp(), ignore_index=3, label_smoothing=0.1
 F.cross_entropy(x[m], y[m].softmax(1)
@@ -209,7 +211,7 @@ LOSSES = [
     for loss in LOSSES
 ] + ["F.kl_div(x[m].log_softmax(1), y[m].softmax(1), reduction='batchmean')", "F.mse_loss(x[m], y[m], size_average=False)"]
 # torch raises for an empty batch of these, or gives memory that nobody wrote to.
-_NOT_OF_NOTHING = ("triplet", "multilabel")
+_NOT_OF_NOTHING = ("triplet", "multilabel", "multi_margin")
 
 
 @pytest.mark.parametrize("code", SELECTIONS + WRITES + THROUGH + ENDS)
