@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,12 +19,15 @@ from fixshape.backend._ranks import rank_and_world_size
 from fixshape.errors import BackendError
 from fixshape.train._records import TrainSummary
 
+TIMEOUT = timedelta(minutes=30)  # torch's own for gloo
+
 
 @contextmanager
 def joined(backend: Backend) -> Iterator[tuple[int, int]]:
     """Inside, this process is one rank of those that torchrun started; alone where it was started otherwise.
 
-    The ranks speak through the backend's own collective: gloo, nccl, hccl or xla. Never run but with gloo.
+    The ranks speak through the backend's own collective: gloo, nccl, hccl or xla. Never run but with gloo. Ranks that torchrun
+    has started anew meet each other, not what the dead ones have left in the store that it keeps.
 
     Args:
         backend: on each rank the same.
@@ -37,10 +41,17 @@ def joined(backend: Backend) -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ or (dist.is_available() and dist.is_initialized()):
         yield rank_and_world_size()
         return
+    # Here, as torch may be built without distributed: then there is nothing to join.
+    from torch.distributed.rendezvous import rendezvous
+
+    from fixshape.train._rendezvous import own_part
+
     try:
         if backend.name in ("cuda", "npu"):
             getattr(torch, backend.name).set_device(local_rank())
-        dist.init_process_group(backend.collective)
+        store, rank, ranks = next(rendezvous("env://"))
+        store = own_part(store, rank, ranks, TIMEOUT)
+        dist.init_process_group(backend.collective, store=store, rank=rank, world_size=ranks)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BackendError(

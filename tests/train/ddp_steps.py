@@ -45,7 +45,8 @@ def main(name: str) -> None:
             for optimizer in optimizers:
                 optimizer.step()
             assert distance(dict(pair.twin.named_parameters()), dict(pair.reference.named_parameters())) < 1e-9
-        print(f"rank {rank}: {STEPS} steps equal")
+        # One write: torchrun's ranks do not buffer, and would mix their lines.
+        sys.stdout.write(f"rank {rank}: {STEPS} steps equal\n")
 
 
 if __name__ == "__main__":

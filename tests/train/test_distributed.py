@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 NO_RANKS = {name: None for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
 
 
-def torchrun(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *arguments]
+def torchrun(*arguments: str, folder: Path = ROOT, restarts: int = 0) -> subprocess.CompletedProcess:
+    options = ("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts))
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
