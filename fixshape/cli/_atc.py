@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _WIDTH = 118  # of a line of a command
+_CHOOSES = {
+    "dynamic_batch_size": "aclmdlSetDynamicBatchSize",
+    "dynamic_image_size": "aclmdlSetDynamicHWSize",
+    "dynamic_dims": "aclmdlSetInputDynamicDims",
+}
 _EPILOG = """examples:
   the command for a plan of four canvases, at one batch size:
   $ fixshape atc --onnx model.onnx --plan plan.json --soc-version Ascend310P3
   atc --model=model.onnx --framework=5 --output=model --soc_version=Ascend310P3 --input_format=NCHW \\
       --input_shape=images:1,3,-1,-1 --dynamic_image_size="800,1088;800,1216;800,1344;1344,800"
-  4 gears by --dynamic_image_size
+  4 gears by --dynamic_image_size: height and width alone vary
+  at run time aclmdlSetDynamicHWSize chooses the gear, and where it is not called, the largest runs
 
   what is wrong with a command that somebody wrote:
   $ fixshape atc --check 'atc --model=m.onnx --framework=5 --output=m --soc_version=Ascend310P3 \\
@@ -31,6 +37,9 @@ _EPILOG = """examples:
   error E10035 (P1): --dynamic_batch_size has 1 gear, expected 2 to 100
       One gear is a fixed shape, and is written as one.
       instead: atc --model=m.onnx --framework=5 --output=m --soc_version=Ascend310P3 --input_shape=images:8,3,640,640
+
+  the same for the command in a script:
+  $ fixshape atc --check "$(cat build.sh)" --onnx model.onnx
 
   what went wrong in a log, and one code by itself:
   $ fixshape atc --log atc.log
@@ -47,9 +56,9 @@ exit codes:
   1  an error among the rules, or a complaint in the log
   2  a wrong argument, or a file that cannot be used
 
-The JSON object of --json: schema_version, command, gears, option (both null with --check, option for a fixed shape too),
-violations [{rule, code, message, why, way_out, level, doubtful}]; with --log: schema_version, entries [{code, line, times, text,
-values, family, title, what, why, do}].
+The JSON object of --json: schema_version, command, gears, option (null for a fixed shape), why, violations [{rule, code,
+message, why, way_out, level, doubtful}]; with --check: schema_version, command, violations, corrected (null where the model is at
+fault); with --log: schema_version, entries [{code, line, times, text, values, family, title, what, why, do}].
 """
 
 
@@ -65,9 +74,15 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--onnx", metavar="FILE", help="the model; with --check, names and operators are checked too")
-    parser.add_argument("--soc-version", metavar="NAME", help="of the chip, as npu-smi info shows it: Ascend310P3")
+    parser.add_argument(
+        "--soc-version", metavar="NAME", help="of the chip, as npu-smi info shows it: Ascend310P3; the .om runs on that chip only"
+    )
     parser.add_argument("--emit", action="store_true", help="print the command only; nothing where it would be refused")
-    parser.add_argument("--check", metavar="COMMAND", help="say which rules this command breaks")
+    parser.add_argument(
+        "--check",
+        metavar="COMMAND",
+        help="say which rules this command breaks, in quotes; what stands around it in a script may be there too",
+    )
     parser.add_argument("--log", metavar="FILE", help="say what a log of atc complains of")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     _gears.add_arguments(parser)
@@ -114,32 +129,43 @@ def _write(arguments: argparse.Namespace) -> ExitCode:
 
     header = read_header(arguments.onnx)
     gears = _gears.read_gears(arguments, header)
-    command, violations = write_atc(gears, model=arguments.onnx, soc_version=arguments.soc_version, header=header)
+    command, violations, why = write_atc(gears, model=arguments.onnx, soc_version=arguments.soc_version, header=header)
     option = next((name for name in GEAR_OPTIONS if command.get(name)), None)
     code = _gears.exit_code(violations)
     if arguments.json:
-        _print_json(command=str(command), gears=len(gears), option=option, violations=_gears.as_json(violations))
+        _print_json(command=str(command), gears=len(gears), option=option, why=why, violations=_gears.as_json(violations))
     elif arguments.emit:
         if code is ExitCode.CLEAN:
             print(command)
         _print_text(violations, sys.stderr)
     else:
         print(_folded(command))
-        print(f"{len(gears)} gears by --{option}" if option else "1 gear, a fixed shape")
+        if option:
+            print(f"{len(gears)} gears by --{option}: {why}")
+            print(f"at run time {_CHOOSES[option]} chooses the gear, and where it is not called, the largest runs")
+        else:
+            print(f"a fixed shape: {why}")
         _print_text(violations, sys.stdout)
     return code
 
 
 def _command(arguments: argparse.Namespace) -> ExitCode:
-    from fixshape.export import check_atc, parse_atc, read_header
+    from fixshape.export import check_atc, correct_atc, parse_atc, read_header
 
     header: OnnxHeader | None = read_header(arguments.onnx) if arguments.onnx is not None else None
     command = parse_atc(arguments.check)
     violations = check_atc(command, header)
+    corrected = correct_atc(command, header)
     if arguments.json:
-        _print_json(command=str(command), gears=None, option=None, violations=_gears.as_json(violations))
+        told = None if corrected is None else str(corrected)
+        _print_json(command=str(command), violations=_gears.as_json(violations), corrected=told)
     elif violations:
         _print_text(violations, sys.stdout)
+        errors = [violation for violation in violations if violation.level == "error"]
+        if corrected is None:
+            print("No command mends this: the model is at fault.")
+        elif errors and [violation.way_out.partition("\n")[0] for violation in errors] != [str(corrected)]:
+            print(f"corrected: {corrected}")
     else:
         print("no rule is broken" + ("" if header else "; names and operators were not checked, for which --onnx is needed"))
     return _gears.exit_code(violations)

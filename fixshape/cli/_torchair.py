@@ -18,7 +18,7 @@ _EPILOG = """examples:
   ...
   $ fixshape torchair --plan plan.json --batch-sizes 1,4
   error (A2): N has a gear of 1, expected 2 or more
-      torch makes no symbol of a size of 0 or 1, so that such a call is compiled anew and runs without gears
+      torch makes no symbol of a size of 0 or 1, so that such a call is compiled anew and runs without gears.
       instead: N 4 as gears, and a second torch.compile with dynamic=False for the rest, or pad a batch of 1 to 4 with fillers
 
 The exit code is 1 where TorchAir does not take the gears.

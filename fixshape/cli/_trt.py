@@ -35,11 +35,11 @@ _EPILOG = """examples:
 
   a command from an older tutorial:
   $ fixshape trt --check 'trtexec --onnx=m.onnx --minShapes=x:1x512 --optShapes=x:1x1600 --maxShapes=x:1x1024 --buildOnly'
-  error (T2): --buildOnly is gone: trtexec does not know it
-      --skipInference has taken its place
+  error (T2): --buildOnly is gone: the trtexec of TensorRT 10 and later does not know it
+      --skipInference has taken its place.
       instead: --skipInference
   error (T10): x: min 1x512, opt 1x1600, max 1x1024: on axis 1, opt 1600 is not between 512 and 1024
-      a profile is a range: kernels are chosen for opt, and must run everything from min to max
+      A profile is a range: kernels are chosen for opt, and must run everything from min to max.
       instead: --minShapes=x:1x512 --optShapes=x:1x1024 --maxShapes=x:1x1600
   corrected: trtexec --onnx=m.onnx --minShapes=x:1x512 --optShapes=x:1x1024 --maxShapes=x:1x1600 --skipInference
 
@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
         "trt",
         help="TensorRT profiles for the buckets of a plan, or check a trtexec command",
         description="Writes the optimization profiles that a plan needs, or checks a trtexec command that somebody wrote."
-        " TensorRT need not be installed.",
+        " TensorRT need not be installed; the flags are those of TensorRT 11.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,7 +64,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--onnx", metavar="FILE", help="the model; with --check, its inputs are compared with the command's shapes"
     )
-    parser.add_argument("--check", metavar="COMMAND", help="a trtexec command, in quotes")
+    parser.add_argument(
+        "--check", metavar="COMMAND", help="a trtexec command, in quotes; what stands around it in a script may be there too"
+    )
     parser.add_argument(
         "--emit", choices=("trtexec", "python", "onnxruntime"), help="what to write the profiles as (default: trtexec)"
     )

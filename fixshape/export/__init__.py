@@ -2,7 +2,7 @@
 
 from fixshape.export._atc_log import AtcLogEntry, read_atc_log
 from fixshape.export._atc_options import AtcCommand, parse_atc
-from fixshape.export._atc_rules import check_atc
+from fixshape.export._atc_rules import check_atc, correct_atc
 from fixshape.export._atc_write import AtcBuild, write_atc
 from fixshape.export._export_detector import CanvasFile, export_detector, verify_detector
 from fixshape.export._export_onnx import export_onnx
@@ -53,6 +53,7 @@ __all__ = [
     "check_runs",
     "check_torchair",
     "check_trtexec",
+    "correct_atc",
     "correct_trtexec",
     "diff",
     "dim_gears",

@@ -53,8 +53,8 @@ class Case:
 
     @cached_property
     def builds(self) -> bool:
-        """Whether an .om is built, or the model checked as if one were."""
-        return self.get("mode") in ("", "0", "3", "30")
+        """Whether an .om is built from a model, or the model checked as if one were."""
+        return self.get("mode") in ("", "0", "3", "30") and not self.get("singleop")
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -109,8 +109,13 @@ class Case:
 
     @cached_property
     def sides(self) -> tuple[int, int]:
-        """The axes of height and width."""
-        return (1, 2) if self.get("input_format") == "NHWC" else (2, 3)
+        """The axes of height and width; atc takes NHWC for a TensorFlow model where nothing is said."""
+        usual = "NHWC" if self.get("framework") == "3" else "NCHW"
+        return (1, 2) if (self.get("input_format") or usual) == "NHWC" else (2, 3)
+
+    def open_sides(self, shape: Shape) -> Sequence[int]:
+        """Height and width of an image; where there are other than four axes, the two that are open."""
+        return self.sides if len(shape.dims) == 4 else shape.free if len(shape.free) == 2 else ()
 
     @property
     def free_axes(self) -> list[tuple[Shape, int]]:
@@ -184,8 +189,8 @@ class Case:
                 for axis in shape.free:
                     if self.gear_options == [BATCH_OPTION] and (axis == 0 or not any(s.free[:1] == [0] for s in shapes)):
                         numbers.append(str(gear[0]))
-                    elif self.gear_options == [IMAGE_OPTION] and len(shape.dims) == 4 and axis in self.sides:
-                        numbers.append(str(gear[self.sides.index(axis)]))
+                    elif self.gear_options == [IMAGE_OPTION] and axis in self.open_sides(shape):
+                        numbers.append(str(gear[self.open_sides(shape).index(axis)]))
                     else:
                         numbers.append(self.size(shape.name, axis, len(shape.dims)))
             gears.append(tuple(map(int, numbers)))
@@ -197,12 +202,6 @@ class Case:
 def instead(command: AtcCommand, note: str = "") -> str:
     """A way out: the corrected command on the first line, and what is to be said about it under it."""
     return f"{command}\n        ({note})" if note else str(command)
-
-
-def nearest_note(names: Sequence[str]) -> str:
-    """The names there are, shortened."""
-    shown = ", ".join(names[:8])
-    return shown + (", ..." if len(names) > 8 else "") if names else "none"
 
 
 def range_bounds(dim: str) -> tuple[int, int] | None:

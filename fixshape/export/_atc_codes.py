@@ -37,8 +37,9 @@ ATC_CODES: dict[str, AtcCode] = {
     "E10001": AtcCode(
         "a value that the option does not take",
         "The message names the option, its value and a reason. Many checks share this code.",
-        "Often: the model leaves sizes open and no --input_shape is given; NHWC for an ONNX model; --dynamic_dims with"
-        " AIPP, without a -1, or with an open input that is not listed; a hint shape beside gears.",
+        "Often: the model leaves sizes open and no --input_shape is given, or one with another name than the model's (in Value"
+        " [-1] for parameter [NAME], NAME is the model's); NHWC for an ONNX model; --dynamic_dims with AIPP, without a -1, or"
+        " with an open input that is not listed; a hint shape beside gears.",
         f"Go by the reason. {_CHECK}",
     ),
     "E10002": AtcCode(
@@ -366,12 +367,28 @@ ATC_CODES: dict[str, AtcCode] = {
         "A custom operator, or a tool that adds domains.",
         "One domain for all nodes, or the domain at each.",
     ),
+    "E19010": AtcCode(
+        "an operator without a parser",
+        "The message names the node, and its type as domain::opset::type.",
+        "Older CANN says so where newer ones say E16002: an opset that it does not know, or an operator of somebody's own.",
+        "Export with an opset that this CANN knows, 11 to 18 in newer ones; or install the operator's package.",
+    ),
     "E19999": AtcCode(
         "an inner error",
         "No check foresaw it. The lines under it say in which step.",
         "After a wrong -1 that was reported and passed over; an operator with a result as long as its values say,"
         " beside gears; an opset domain that is not imported.",
         "Look for another code above it. " + _CHECK,
+    ),
+    **dict.fromkeys(
+        ("E29999", "E39999", "E89999", "EE9999", "EH9999", "EI9999", "EZ9999"),
+        AtcCode(
+            "an inner error below the graph engine",
+            "An operator, its compiler or the runtime failed where no check foresaw it. The lines under it name the step and,"
+            " after node: or kernel_name=, the operator.",
+            "Shapes or types that this operator does not take on this chip; or memory that another program has written over.",
+            "Look for another code above it, and run the model at this size in onnxruntime: fixshape export --verify.",
+        ),
     ),
     "E20001": AtcCode(
         "an operator was not compiled",
@@ -412,7 +429,8 @@ ATC_CODES: dict[str, AtcCode] = {
         "The batch at run time is none of the gears.",
         "Another size than was built; or a model with --dynamic_dims that is run as one with --dynamic_batch_size.",
         "Pad the batch to the next gear. Call aclmdlSetDynamicBatchSize, SetDynamicHWSize or SetInputDynamicDims as the"
-        " model was built; without a call the largest gear runs.",
+        " model was built; without a call the largest gear runs. aclmdlGetDynamicBatch, GetDynamicHW and GetInputDynamicDims list"
+        " the gears that there are.",
     ),
     **dict.fromkeys(
         ("145014", "145015", "145016"),

@@ -18,15 +18,21 @@ from fixshape.export._atc_codes import ATC_CODES, AtcCode, family
 MOST_BYTES = 64 << 20
 _MOST_CHARACTERS = 600  # of a line that are looked at and shown
 _MOST_VALUES, _MOST_ENTRIES = 8, 1000
-_CODE = re.compile(r"(?<![A-Za-z0-9_])([EW]\d{5}|E[A-Z]\d{4}|(?<![\d.:\-])1450(?:00|1[1-6]))(?![A-Za-z0-9_]|\.\d)")
-_STAMP = re.compile(r"^\W*(?:\[PID: ?\d+\]\s*)?(?:\d{4}-\d\d-\d\d[-T ][\d:.]+\s*)?")
+_CODE = re.compile(
+    r"(?<![A-Za-z0-9_])([EW]\d{5}|E[A-Z]\d{4}|(?<![\d.:\-])1450(?:00|1[1-6]))(?![A-Za-z0-9_]|\.\d)"
+    r"|(?<=[a-z])(E\d{5})(?=: )"  # a page that was copied without its line ends
+)
+_STAMP = re.compile(r"^[^\w\[]*(?:\[PID: ?\d+\]\s*)?(?:\d{4}-\d\d-\d\d[-T ][\d:.]+\s*)?(?:\(?[EW][A-Z0-9]\d{4}\)?:\s*)?")
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_INNER = re.compile(r"Inner Error!?[\s.]*$")
+_FOLLOWS = re.compile(r"\s+\S|E[A-Z0-9]\d{4}\W")  # lines of the same message
 _BRACKETS = re.compile(r"\[([^\[\]]{1,200})\]")
 _VALUE = re.compile(  # after these words whatever follows, after those only what looks like a value
     r"(?:\b(?:Value|Opname|Op|optype)\s+"
     r"|\b(?:parameter|shape|[Ff]ile|Path|Model|Type|node|has|maximum|minimum|than|size)\s+(?=\S*[\d/:._-]))"
     r"(\"[^\"]{1,200}\"|[^\s,]{1,200}?)(?=[,.;)]?(?:\s|$))"
 )
-_REASON = re.compile(r"Reason: ?(.{1,300})")
+_REASON = re.compile(r"Reason: ?(.{1,300}?)(?=\s*Solution:|$)")
 # What atc prints without a code, since it has read no option yet (api/atc/cmd_flag_info.cc).
 _UNCODED = (
     (re.compile(r"unknown command line flag '?([^'\s]+)"), "an option that atc does not have", "A slip, or another CANN."),
@@ -84,16 +90,32 @@ def read_atc_log(path: str | os.PathLike[str]) -> tuple[AtcLogEntry, ...]:
         raise UsageError(f"atc: {where}: it cannot be read ({error.strerror}). Give the file of atc's output.") from None
     except ValueError as error:
         raise UsageError(f"atc: {where}: {error}. Cut it: tail -c 1000000 LOG > end.log.") from None
-    return entries_of(data.decode("utf-8", "replace"))
+    return entries_of(_decoded(data))
+
+
+def _decoded(data: bytes) -> str:
+    """Text of a log; PowerShell's > writes UTF-16."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    for encoding, zeros in (("utf-16-le", data[1:400:2]), ("utf-16-be", data[:400:2])):
+        if len(zeros) > 1 and zeros.count(0) * 2 > len(zeros):
+            return data.decode(encoding, "replace")
+    return data.decode("utf-8-sig", "replace")
 
 
 def entries_of(text: str) -> tuple[AtcLogEntry, ...]:
     """The same for a text."""
     first: dict[tuple[str | None, str], AtcLogEntry] = {}
     times: Counter[tuple[str | None, str]] = Counter()
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = _COLOUR.sub("", text).splitlines()
+    for number, line in enumerate(lines, 1):
         found = _entry(line[:_MOST_CHARACTERS], number)
         if found:
+            if _INNER.match(found.text) and number < len(lines) and _FOLLOWS.match(lines[number]):
+                below = lines[number][:_MOST_CHARACTERS].lstrip()
+                code = _CODE.match(below)
+                if code is None or code[1] == found.code:  # an inner error says what it is on the line after its own
+                    found = found._replace(text=_printable(_STAMP.sub("", below[code.end() if code else 0 :])) or found.text)
             key = (found.code, found.text)
             times[key] += 1
             if len(first) < _MOST_ENTRIES:
@@ -114,7 +136,7 @@ def _entry(line: str, number: int) -> AtcLogEntry | None:
     found = _CODE.search(line)
     if found is None:
         return None
-    code, text = found[1], _STAMP.sub("", line[found.end() :])
+    code, text = found[1] or found[2], _STAMP.sub("", line[found.end() :])
     return AtcLogEntry(
         code, number, 1, _printable(text), _values(text), ATC_CODES.get(code), "" if code in ATC_CODES else family(code)
     )

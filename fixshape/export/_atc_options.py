@@ -8,13 +8,11 @@ name is enough where only one name begins so.
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fixshape._check import shown
-from fixshape.errors import UsageError
+from fixshape.export._command_line import hyphened, is_dashed, narrow, quoted, read_call
 
-MOST_CHARACTERS = 1 << 20
 GEAR_OPTIONS = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims")
 _ZERO_ONE = ("0", "1")
 # Options with few values; None where a value is free.
@@ -58,9 +56,8 @@ OPTIONS: dict[str, tuple[str, ...] | None] = {
     "shape_generalized_build_mode": ("shape_generalized", "shape_precise"),
 }  # fmt: skip
 _SWITCHES = {"help", "raw_ge_options_ignore_unsupported"}  # a value only after an equals sign
-_SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-_PIECE = re.compile(r"--?\w.*|[^=]*:[-\d,~]*|[-\d,~]+")  # what an unquoted ; or a lost \ takes off the command
-_BREAKS = ";&|<>\n"
+_SIZES = re.compile(r"[^=\s]*:[-\d,~]*|[-\d,;~]+")
+_SHAPED = ("input_shape", "input_shape_range", *GEAR_OPTIONS)  # values of punctuation and digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +68,13 @@ class AtcCommand:
 
     Args:
         options: (name, value) in order, names as atc spells them; of those that come twice the last one counts.
-        strays: words that belong to no option, each with the option before it.
+        strays: words that belong to no option.
         unfinished: options at the end that lack their value.
+        repeated: options that come more than once.
+        variables: what only the shell can fill in, ``$SOC``; every other ``$`` is a letter like others.
         cut: what a shell does not hand to atc, because a ``;`` or the end of a line before it is not quoted.
-        meant: with ``cut``: the same command with that part in it, as it was most likely meant.
+        meant: the command that was most likely meant, where it is another: with the part that was cut off, hyphens for dashes,
+            ASCII for the punctuation of an input method, and without the spaces that took a value apart.
 
     Example:
         >>> command = parse_atc("atc --framework 5 --input_shape 'x:1,3;y:1'")
@@ -83,14 +83,21 @@ class AtcCommand:
     """
 
     options: tuple[tuple[str, str], ...]
-    strays: tuple[tuple[str, str], ...] = ()
+    strays: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    variables: frozenset[str] = frozenset()
     cut: str = ""
     meant: AtcCommand | None = None
 
     def get(self, name: str) -> str:
         """The value of an option, ``""`` where it is not given."""
         return dict(self.options).get(name, "")
+
+    def is_open(self, name: str) -> bool:
+        """Whether the value of an option is one that only the shell can fill in."""
+        value = self.get(name)
+        return any(variable in value for variable in self.variables)
 
     def with_options(self, **values: str | None) -> AtcCommand:
         """The same command with other values: one that is there keeps its place, ``None`` takes it away."""
@@ -100,7 +107,7 @@ class AtcCommand:
     @property
     def words(self) -> list[str]:
         """The command and its options, each quoted so that a shell keeps it."""
-        return ["atc", *(f"--{name}={_quoted(value)}" for name, value in self.options)]
+        return ["atc", *(quoted(f"--{name}={value}", self.variables) for name, value in self.options)]
 
     def __str__(self) -> str:
         return " ".join(self.words)
@@ -109,69 +116,64 @@ class AtcCommand:
 def parse_atc(text: str) -> AtcCommand:
     r"""Reads a command line as somebody wrote it.
 
-    Shell variables are not known here: ``$SOC`` stays as it is.
+    Settings before it, as in ``bs=4; atc ...``, are put in; other variables of the shell are not known, and ``$SOC`` stays.
 
     Args:
-        text: ``"atc --model=m.onnx --framework=5 ..."``, on one line or with ``\`` at the ends of lines; the word ``atc`` may be
-            a path, or missing.
+        text: ``"atc --model=m.onnx --framework=5 ..."``, on one line or with ``\`` at the ends of lines. Before the word ``atc``
+            there may be a path, sudo, docker, settings or other commands; a text that begins with an option needs no such word.
 
     Returns:
         The command; options that atc does not have are in it.
 
     Raises:
-        UsageError: a quotation mark is not closed, it is another program's command, or it is longer than a million characters.
+        UsageError: a quotation mark is not closed, it is another program's command or there are several of atc, or it is longer
+            than a million characters.
 
     Example:
         >>> command = parse_atc("atc --model=m.onnx --dynamic_dims=1,2;3,4")
         >>> command.get("dynamic_dims"), command.cut, command.meant.get("dynamic_dims")
         ('1,2', '3,4', '1,2;3,4')
     """
-    if len(text) > MOST_CHARACTERS:
-        raise UsageError(f"atc: the command has {len(text):,} characters, expected one command of at most {MOST_CHARACTERS:,}.")
-    text = re.sub(r"\\\r?\n[ \t]*", " ", text.strip()).replace("\r\n", "\n")
-    words, broken, rest = _words(text)
-    words = _arguments(words, text)
-    if broken.startswith((";", "\n")) and rest and _PIECE.fullmatch(rest[0]):
-        meant = _command(_arguments(_words(text, "&|<>")[0], text), redirected=False)
-        return replace(_command(words, redirected=False), cut=" ".join(rest), meant=meant)
-    return _command(words, redirected=broken.startswith((">", "<")))
+    call = read_call(text, "atc", example="atc --model=m.onnx --framework=5 ...", bare=True)
+    read, meant = (replace(_command(words), variables=call.variables) for words in (call.words, _mended(call.meant)))
+    meant = replace(meant, options=tuple((name, plain_value(name, value)) for name, value in meant.options), repeated=())
+    return replace(read, cut=call.cut, meant=None if meant == replace(read, repeated=()) else meant)
 
 
-def _words(text: str, breaks: str = _BREAKS) -> tuple[list[str], str, list[str]]:
-    """The words of the first command, what ends it, and the words after that."""
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=breaks)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    lexer.whitespace = " \t" if "\n" in breaks else " \t\n"
-    try:
-        words = list(lexer)
-    except ValueError:
-        raise UsageError(f"atc: a quotation mark is not closed in {shown(text)}.") from None
-    for index, word in enumerate(words):
-        if word and set(word) <= set(breaks):
-            return words[:index], word, words[index + 1 :]
-    return words, "", []
+def _mended(words: Sequence[str]) -> list[str]:
+    """The words with hyphens, and with the values whole that spaces took apart."""
+    mended: list[str] = []
+    for word in words:
+        before = mended[-1] if mended else ""
+        bare = before.startswith("--") and "=" not in before and before[2:] not in _SWITCHES  # it waits for its value
+        if is_dashed(word):
+            mended.append(hyphened(word))
+        elif word.startswith("=") and bare:  # --model =m.onnx
+            mended[-1] += word
+        elif before.endswith("=") and before.startswith("--") and not word.startswith("-"):
+            mended[-1] += word
+        elif _SIZES.fullmatch(word) and re.search(r"[,;:]$", before) and ("=" in before or len(mended) > 1):  # x:1, 3
+            mended[-1] += word
+        elif not bare and word.partition("=")[0] in OPTIONS and "=" in word:
+            mended.append(f"--{word}")
+        else:
+            mended.append(word)
+    return mended
 
 
-def _arguments(words: list[str], text: str) -> list[str]:
-    """What follows the word ``atc``; settings of the environment may stand before it."""
-    for index, word in enumerate(words):
-        if re.fullmatch(r"(.*/)?atc(\.bin)?", word):
-            return words[index + 1 :]
-        if word.startswith("-"):
-            return words[index:]
-        if not re.match(r"[A-Za-z_]\w*=", word):
-            break
-    raise UsageError(f"atc: {shown(text)} is not a command of atc. Give one such as 'atc --model=m.onnx --framework=5 ...'.")
+def plain_value(name: str, value: str) -> str:
+    """The value without the signs of an input method."""
+    return narrow(value) if name in _SHAPED else value.strip("\u201c\u201d\u2018\u2019")
 
 
-def _command(words: list[str], *, redirected: bool) -> AtcCommand:
+def _command(words: Sequence[str]) -> AtcCommand:
     options: dict[str, str] = {}
-    strays: list[tuple[str, str]] = []
-    unfinished = []
+    strays: list[str] = []
+    unfinished, repeated = [], []
     left = iter(words)
     for word in left:
         if not re.match(r"--?[A-Za-z]", word):
-            strays.append((next(reversed(options), ""), word))
+            strays.append(word)
             continue
         name, equals, value = word.lstrip("-").partition("=")
         name = _full(name.replace("-", "_"))
@@ -183,10 +185,10 @@ def _command(words: list[str], *, redirected: bool) -> AtcCommand:
                 unfinished.append(name)
                 continue
             value = following
+        if name in options:
+            repeated.append(name)
         options[name] = value
-    if redirected and strays and strays[-1][1].isdigit():
-        strays.pop()  # the 2 of 2>&1
-    return AtcCommand(tuple(options.items()), tuple(strays), tuple(unfinished))
+    return AtcCommand(tuple(options.items()), tuple(strays), tuple(unfinished), tuple(dict.fromkeys(repeated)))
 
 
 def _full(name: str) -> str:
@@ -195,9 +197,3 @@ def _full(name: str) -> str:
     if name == "h":
         return "help"
     return begins[0] if name not in OPTIONS and len(begins) == 1 else name
-
-
-def _quoted(value: str) -> str:
-    if _SAFE.fullmatch(value):
-        return value
-    return shlex.quote(value) if re.search(r'["\\`!]', value) else f'"{value}"'

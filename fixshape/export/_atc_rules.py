@@ -12,13 +12,14 @@ from fixshape.export import _atc_rules_general as general
 from fixshape.export import _atc_rules_model as model
 from fixshape.export import _atc_rules_profiles as profiles
 from fixshape.export import _atc_rules_shape as shape
+from fixshape.export import _atc_rules_words as words
 from fixshape.export._atc_case import Case, Rule
 from fixshape.export._atc_options import AtcCommand, parse_atc
 from fixshape.export._onnx_header import OnnxHeader
 from fixshape.export._violation import Violation
 
 RULES: tuple[Rule, ...] = (
-    general.command_line,
+    general.options,
     general.required,
     general.paths,
     general.framework,
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     model.data_dependent,
     general.soc_version,
 )
+_MOST_STEPS = 50  # more than any command has errors
 
 
 def check_atc(command: AtcCommand | str, header: OnnxHeader | None = None) -> tuple[Violation, ...]:
@@ -74,11 +76,44 @@ def check_atc(command: AtcCommand | str, header: OnnxHeader | None = None) -> tu
         command = parse_atc(command)
     if command.get("help"):
         return ()
-    found = list(general.cut_off(Case(command, header)))
-    if command.meant:
-        command = command.meant
-    general.refuse_variables(command)
+    found = list(words.as_read(command))
+    command = command.meant or command
+    words.refuse_variables(command)
     case = Case(command, header)
     for rule in RULES:
         found += rule(case)
     return tuple(found)
+
+
+def correct_atc(command: AtcCommand | str, header: OnnxHeader | None = None) -> AtcCommand | None:
+    """The command with every error mended, one after the other, by the way out of each.
+
+    Sizes and names that neither the command nor the model tells stand in for the user's own.
+
+    Args:
+        command: as for :func:`check_atc`.
+        header: of the ONNX model.
+
+    Returns:
+        A command without errors; ``None`` where no command helps, since the model is at fault.
+
+    Raises:
+        UsageError: as :func:`check_atc`.
+
+    Example:
+        >>> line = "atc --model=m.onnx --output=m --soc_version=310P3 --input_shape=x:-1，3 --dynamic_batch_size='1 2'"
+        >>> print(correct_atc(line))
+        atc --model=m.onnx --output=m --soc_version=Ascend310P3 --input_shape=x:-1,3 --dynamic_batch_size=1,2 --framework=5
+    """
+    if isinstance(command, str):
+        command = parse_atc(command)
+    for _ in range(_MOST_STEPS):
+        errors = [violation for violation in check_atc(command, header) if violation.level == "error"]
+        if not errors:
+            return command.meant or command
+        ways = [parse_atc(violation.way_out.partition("\n")[0]) for violation in errors]
+        mended = next((way for way in ways if way != command), None)
+        if mended is None:
+            return None
+        command = mended
+    return None

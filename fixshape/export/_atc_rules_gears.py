@@ -110,21 +110,22 @@ def image(case: Case) -> Iterator[Violation]:
     if case.gear_options != [IMAGE_OPTION]:
         return
     text, format_ = case.get(IMAGE_OPTION), case.get("input_format")
-    if format_ not in ("", "NCHW", "NHWC") and "$" not in format_:
+    if format_ not in ("", "NCHW", "NHWC") and not case.command.is_open("input_format"):
         yield Violation(
             "I2", "E10003", f"--dynamic_image_size with --input_format={format_}, expected NCHW or NHWC",
             "Other formats do not say where height and width are. For them there is --dynamic_dims with ND.",
-            instead(case.command.with_options(input_format="NHWC" if case.get("framework") == "3" else "NCHW")),
+            _as_image(case),
         )  # fmt: skip
     if not re.fullmatch("[0-9,;]+", text) or re.search("[0-9]{19}", text):
         pairs = [tuple(map(int, re.findall("[0-9]{1,18}", gear)))[:2] for gear in text.split(";")]
         spaces = re.fullmatch("[0-9,; ]+", text)
         yield Violation(
             "I3",
-            "E10003",
+            None if spaces else "E10003",
             f"--dynamic_image_size is {shown(text)}, expected digits, commas and semicolons: 800,1344;1344,800",
             "atc lets the space through here and fails inside the compiler." if spaces else "Other characters are refused.",
             instead(case.with_gears(_pairs(pairs))),
+            doubtful=bool(spaces),
         )
     elif any(len(gear) != 2 for gear in case.gears):
         wrong = next(gear for gear in case.gears if len(gear) != 2)
@@ -138,6 +139,14 @@ def image(case: Case) -> Iterator[Violation]:
         )
     if case.mode:
         yield from _image_axes(case)
+
+
+def _as_image(case: Case) -> str:
+    """The command in a format that has images; with dims where an input is none."""
+    pairs = case.clean_gears and all(len(gear) == 2 for gear in case.clean_gears)
+    if pairs and any(shape.free and len(shape.dims) != 4 for shape in case.shapes):
+        return instead(case.as_dims())
+    return instead(case.command.with_options(input_format="NHWC" if case.get("framework") == "3" else "NCHW"))
 
 
 def _pairs(gears: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -242,14 +251,17 @@ def dims(case: Case) -> Iterator[Violation]:
             + (", ..." if width > 6 else "") + ".",
             instead(case.with_gears(_of_width(case.clean_gears, width)), STANDS_IN),
         )  # fmt: skip
-    if case.get("input_format") != "ND" and "$" not in case.get("input_format"):
+    if case.get("input_format") != "ND" and not case.command.is_open("input_format"):
         given = case.get("input_format")
         yield Violation(
             "D4",
             None,
             f"--dynamic_dims with {f'--input_format={given}' if given else 'the default --input_format'}, expected ND",
-            "The manual pairs them: with another format axes get a meaning that a gear does not have.",
+            "The manual pairs them: with another format axes get a meaning that a gear does not have. Whether atc refuses it is"
+            " not known.",
             instead(case.command.with_options(input_format="ND")),
+            level="warning",
+            doubtful=True,
         )
     if case.mode and width > _OLD_WIDTH:
         yield Violation(
@@ -271,8 +283,9 @@ def no_gears_for_air(case: Case) -> Iterator[Violation]:
             "D5",
             None,
             f"--{case.gear_options[0]} with --framework=1, expected no gears",
-            "The manual has no gears for MindSpore's .air files.",
+            "The manuals of CANN 8.0 and 8.1 have no gears for MindSpore's .air files.",
             instead(fixed, "or export the model to ONNX"),
+            doubtful=True,
         )
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 
 from fixshape._check import shown
-from fixshape.errors import UsageError
 from fixshape.export._atc_case import DIMS_OPTION, Case, instead
 from fixshape.export._atc_options import GEAR_OPTIONS, OPTIONS, AtcCommand
 from fixshape.export._violation import Violation
@@ -34,12 +33,13 @@ _VALUE_CODES = {
 }
 
 
-def command_line(case: Case) -> Iterator[Violation]:
-    """G15: what atc reads no further after."""
+def options(case: Case) -> Iterator[Violation]:
+    """G15: names and values that atc does not have, and options that need one another."""
     command = case.command
     for name, value in command.options:
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8)  # lower, and a retired option looks like a slip
+            may_be = not near and re.fullmatch("[a-z][a-z0-9_]*", name) is not None
             fixed = command.with_options(**{name: None}, **({near[0]: value} if near and not command.get(near[0]) else {}))
             yield Violation(
                 "G15",
@@ -47,32 +47,44 @@ def command_line(case: Case) -> Iterator[Violation]:
                 f"--{name} is no option of atc, expected {f'--{near[0]}' if near else 'one that is'}",
                 "atc stops at an option that it does not know. Options that a newer CANN has brought are not known here.",
                 instead(fixed),
-                level="error" if near else "warning",
-                doubtful=not near,
+                level="warning" if may_be else "error",
+                doubtful=may_be,
             )
-        elif (choices := OPTIONS[name]) is not None and value not in choices and not (name == "framework" or "$" in value):
-            near = difflib.get_close_matches(value, choices, n=1)
+        elif (
+            (choices := OPTIONS[name]) is not None and value not in choices and not (name == "framework" or command.is_open(name))
+        ):
             yield Violation(
                 "G15",
                 _VALUE_CODES.get(name, "E10001"),
                 f"--{name} is {shown(value)}, expected one of {', '.join(choices)}",
                 "atc compares the value with its list, letter by letter.",
-                instead(command.with_options(**{name: near[0] if near else None}), "" if near else "its default then holds"),
+                _with_choice(command, name, value, choices),
+            )
+    for name in (*GEAR_OPTIONS, "input_shape", "input_shape_range"):
+        if (name, "") in command.options:
+            yield Violation(
+                "G15",
+                "E10058" if name == DIMS_OPTION else None,
+                f"--{name} is empty, expected a value or no such option",
+                "An empty value counts as none, as where a variable of a script is not set.",
+                instead(command.with_options(**{name: None}), "or with its value"),
+                level="warning",
+                doubtful=True,
             )
     for name in command.unfinished:
         yield Violation(
             "G15", None, f"--{name} has no value, expected --{name}=VALUE", "atc stops at an option whose value is missing.",
             instead(command),
         )  # fmt: skip
-    for option, stray in command.strays:
-        before = command.get(option)
-        joined = command.with_options(**{option: before + stray}) if before.endswith((",", ";")) else command
+    if case.get("auto_tune_mode"):
         yield Violation(
             "G15",
-            None,
-            f"{shown(stray)} belongs to no option, expected --NAME=VALUE",
-            "atc stops at words that are no options. A space within a value that has no quotation marks makes one.",
-            instead(joined),
+            "E10060",
+            "--auto_tune_mode is set, expected no such option",
+            "Tuning has become a tool of its own, aoe. Newer CANN may refuse the option.",
+            instead(command.with_options(auto_tune_mode=None), "and aoe before, where it is wanted"),
+            level="warning",
+            doubtful=True,
         )
     for first, second in _CLASHES:
         if case.get(first) and case.get(second):
@@ -83,6 +95,15 @@ def command_line(case: Case) -> Iterator[Violation]:
                 "They say the same thing in an old and in a new way.",
                 instead(command.with_options(**{first: None})),
             )
+    both = {name: case.get(name) or f"{_stem(case)}.{name}" for name in ("om", "json")}
+    for name in both if case.get("mode") in ("1", "5") else ():
+        if not case.get(name):
+            yield Violation(
+                "G15", "E10004", f"--mode={case.get('mode')} without --{name}, expected both --om and --json",
+                "It writes what the model in --om holds to the file in --json.",
+                instead(command.with_options(**both)),
+            )  # fmt: skip
+            break
     if case.get("mode") == "6" and not case.get("om"):
         yield Violation(
             "G15", "E10057", "--mode=6 without --om, expected both", "Mode 6 shows what a finished .om holds.",
@@ -90,37 +111,34 @@ def command_line(case: Case) -> Iterator[Violation]:
         )  # fmt: skip
 
 
-def cut_off(case: Case) -> Iterator[Violation]:
-    """G1, the part of it that a shell does before atc sees a word."""
-    command = case.command
-    if command.cut and command.meant:
-        yield Violation(
-            "G1",
-            "E10054",
-            f"the shell ends the command before {shown(command.cut)}, expected the value in quotation marks, or \\ at the"
-            " line's end",
-            "An unquoted ; or an unescaped end of a line ends a command in a shell. atc works without the rest, and"
-            " where that held a required option it says that the option is empty.",
-            instead(command.meant),
-        )
+def _with_choice(command: AtcCommand, name: str, value: str, choices: tuple[str, ...]) -> str:
+    """The command with a value that there is: that of the option's newer form, the nearest, or none."""
+    newer = f"{name}_v2"
+    if value in (OPTIONS.get(newer) or ()):
+        return instead(command.with_options(**{name: None, newer: command.get(newer) or value}))
+    near = difflib.get_close_matches(value, choices, n=1)
+    return instead(command.with_options(**{name: near[0] if near else None}), "" if near else "its default then holds")
 
 
 def required(case: Case) -> Iterator[Violation]:
     """G1."""
-    if case.get("mode") in ("1", "5", "6"):
+    if case.get("mode") in ("1", "5", "6", "7"):
         return
     stands_in = {"soc_version": "Ascend310P3", "output": _stem(case), "model": "model.onnx"}
+    if case.get("singleop"):  # operators from a file, and no model
+        del stands_in["model"]
+    if case.get("mode") == "3":  # it checks, and writes no .om
+        del stands_in["output"]
     missing = {name: value for name, value in stands_in.items() if not case.get(name)}
-    for name in missing:
-        if name != "output" or case.get("mode") != "3":
-            yield Violation(
-                "G1",
-                "E10054",
-                f"--{name} is empty, expected a value",
-                "atc cannot build without it. An unquoted ; earlier in the line has the same effect: the shell ends the"
-                " command there.",
-                instead(case.command.with_options(**missing), "put your own values for " + ", ".join(missing)),
-            )
+    if missing:
+        yield Violation(
+            "G1",
+            "E10054",
+            f"{' and '.join(f'--{name}' for name in missing)} {'is' if len(missing) == 1 else 'are'} empty, expected a value"
+            + (" each" if len(missing) > 1 else ""),
+            "atc cannot build without it; it names the first that it misses.",
+            instead(case.command.with_options(**missing), "put your own values for " + ", ".join(missing)),
+        )
 
 
 def paths(case: Case) -> Iterator[Violation]:
@@ -144,7 +162,7 @@ def paths(case: Case) -> Iterator[Violation]:
 def framework(case: Case) -> Iterator[Violation]:
     """G2 and G3, and of G13 what the name of the file tells."""
     given, model = case.get("framework"), case.get("model")
-    if not case.builds or "$" in given:
+    if not case.builds or case.command.is_open("framework"):
         return
     suffix = os.path.splitext(model)[1].lower()
     told = "5" if case.header else _SUFFIXES.get(suffix)
@@ -178,7 +196,7 @@ def framework(case: Case) -> Iterator[Violation]:
 def input_format(case: Case) -> Iterator[Violation]:
     """G5."""
     given, choices = case.get("input_format"), _FORMATS.get(case.get("framework"))
-    if case.builds and given and choices and given not in choices and "$" not in given:
+    if case.builds and given and choices and given not in choices and not case.command.is_open("input_format"):
         if given == "NHWC" and case.get("framework") == "5":
             why = "ONNX models are NCHW; a model whose own input is NHWC is given as ND."
         else:
@@ -214,7 +232,10 @@ def exclusion(case: Case) -> Iterator[Violation]:
             "A model has one kind of gears, or ranges. Batch and sizes that both vary are --dynamic_dims, with a number"
             " for each -1.",
             instead(
-                case.command.with_options(**{name: None for name in given if name != kept}), f"--{kept} is the one that is kept"
+                case.command.with_options(
+                    **{name: None for name in given if name != kept}, **({"input_format": "ND"} if kept == DIMS_OPTION else {})
+                ),
+                f"--{kept} is the one that is kept",
             ),
         )
 
@@ -285,7 +306,7 @@ def aipp(case: Case) -> Iterator[Violation]:
 def soc_version(case: Case) -> Iterator[Violation]:
     """G16."""
     soc = case.get("soc_version")
-    if not soc or "$" in soc:
+    if not soc or case.command.is_open("soc_version"):
         return
     if not re.fullmatch(r"Ascend[0-9A-Za-z]+(_[0-9A-Za-z]+)*", soc):
         chip = re.search(r"(?i)(?:ascend)?[\s_-]*([0-9][0-9A-Za-z]*(?:_[0-9A-Za-z]+)?)\s*$", soc)
@@ -294,7 +315,10 @@ def soc_version(case: Case) -> Iterator[Violation]:
             None,
             f"--soc_version is {shown(soc)}, expected Ascend and the name that npu-smi info shows: Ascend310P3",
             "atc does not look at the value at first, and fails later, when it finds no operators for that chip.",
-            instead(case.command.with_options(soc_version=f"Ascend{chip[1]}" if chip else "Ascend310P3")),
+            instead(
+                case.command.with_options(soc_version=f"Ascend{chip[1]}" if chip else "Ascend310P3"),
+                "" if chip else "put your own",
+            ),
         )
     elif re.fullmatch(r"Ascend(910_93|950|950PR|950DT)", soc):
         yield Violation(
@@ -348,13 +372,3 @@ def products(case: Case) -> Iterator[Violation]:
 
 def _stem(case: Case) -> str:
     return os.path.splitext(os.path.basename(case.get("model")))[0] or "model"
-
-
-def refuse_variables(command: AtcCommand) -> None:
-    """Raises :class:`UsageError` where an option that the rules read is a variable, which only the shell knows."""
-    for name in ("mode", "input_shape", "input_shape_range", *GEAR_OPTIONS):
-        if "$" in command.get(name):
-            raise UsageError(
-                f"atc: --{name} is {shown(command.get(name))}, a variable of the shell, expected its value. Put echo before the"
-                " command, run it, and give what it prints."
-            )

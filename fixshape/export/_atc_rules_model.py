@@ -1,6 +1,6 @@
 """Which rules need the model's header: names, ranks, free axes, the opset, and operators whose result has no fixed shape?
 
-Numbers G10 to G12, G14, S5, S6, S8 and P7. Sources: the open GE sources, ``parser/onnx`` and ``multi_batch_clone_pass.cc``,
+Numbers G10 to G14, S5, S6, S8 and P7. Sources: the open GE sources, ``parser/onnx`` and ``multi_batch_clone_pass.cc``,
 and the atc manual (CANN 8.5), page ``--framework`` for the opset.
 """
 
@@ -22,7 +22,7 @@ _MOST_SHOWN = 6
 
 
 def file(case: Case) -> Iterator[Violation]:
-    """G14: what atc's ONNX parser asks of the file."""
+    """G13 and G14: what atc's ONNX parser asks of the file."""
     header = case.header
     if header is None:
         return
@@ -31,6 +31,13 @@ def file(case: Case) -> Iterator[Violation]:
         yield Violation(
             "G14", "E16001", "the model has no input, expected one at least",
             "atc builds from the inputs on; a graph of constants alone is none.", command,
+        )  # fmt: skip
+    if header.absent:
+        more = f" and {len(header.absent) - 1} more" if len(header.absent) > 1 else ""
+        yield Violation(
+            "G13", "E10041", f"the weights in {shown(header.absent[0])}{more} are not beside the model, expected that file there",
+            "A model over 2 GB keeps its weights in files of their own, and atc cannot load it without them.",
+            instead(case.command, "the command stays; copy the files of the weights together with the model"),
         )  # fmt: skip
     opset = header.opsets.get("", header.opsets.get("ai.onnx"))
     if opset is not None and not LEAST_OPSET <= opset <= MOST_OPSET:
@@ -184,7 +191,7 @@ def unlisted(case: Case) -> Iterator[Violation]:
     free = [port for port in case.header.inputs if port.name not in given and _free(port)]
     scalars = [port for port in case.header.inputs if port.name not in given and port.dims == ()]
     if free and not (case.gear_options and not case.parts):  # that is G7
-        added = [Shape(port.name, tuple(_dim(case, port, axis) for axis in range(len(port.dims or ())))) for port in free]
+        shapes = _with_free(case, free)
         dims = case.gear_options == [DIMS_OPTION]
         yield Violation(
             "S8" if dims else "G12",
@@ -193,7 +200,7 @@ def unlisted(case: Case) -> Iterator[Violation]:
             " expected all of them",
             "With --dynamic_dims each input that is open must be listed." if dims
             else "atc compiles for sizes that it knows; where the model has none, the command must.",
-            instead(case.rewritten([*case.shapes, *added]), f"or -1 and gears; {STANDS_IN}"),
+            instead(case.rewritten(shapes), f"or -1 and gears; {STANDS_IN}"),
         )  # fmt: skip
     if scalars and case.gear_options and case.parts:
         listed = [*case.shapes, *(Shape(port.name, ()) for port in scalars)]
@@ -207,6 +214,19 @@ def unlisted(case: Case) -> Iterator[Violation]:
             + (" Batch gears may refuse it (B6), so that dims are safer." if batch else ""),
             instead(case.as_dims(listed) if batch and case.clean_gears else case.rewritten(listed)),
         )
+
+
+def _with_free(case: Case, free: list[Port]) -> list[Shape]:
+    """The shapes with those of open inputs: one under a name that the model does not have was most likely meant for one."""
+    shapes = list(case.shapes)
+    for port in free:
+        rank = len(port.dims or ())
+        index = next((i for i, shape in enumerate(shapes) if case.port(shape.name) is None and len(shape.dims) == rank), None)
+        if index is None:
+            shapes.append(Shape(port.name, tuple(_dim(case, port, axis) for axis in range(rank))))
+        else:
+            shapes[index] = Shape(port.name, shapes[index].dims)
+    return shapes
 
 
 def _free(port: Port) -> bool:

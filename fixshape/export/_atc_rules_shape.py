@@ -37,10 +37,20 @@ def syntax(case: Case) -> Iterator[Violation]:
                     rule,
                     code,
                     f"{name} has the dim {shown(dim)}, expected {expected}",
-                    "A dim is digits only, -1, or lo~hi: no point, no space, no sign.",
+                    "Brackets are for --input_shape_range alone." if "[" in dims
+                    else "A dim is digits only, -1, or lo~hi: no point, no space, no sign.",
                     _replaced(case, index, f"{name}:{','.join(map(_repaired, dims.split(',')))}"),
-                )
+                )  # fmt: skip
                 break
+    names = [shape.name for shape in case.shapes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        once = {shape.name: shape for shape in case.shapes}
+        yield Violation(
+            "S1", None, f"--input_shape has {shown(twice)} more than once, expected each input once",
+            "Which of them counts is written nowhere.",
+            instead(case.rewritten(list(once.values())), "or the name that is missing"), level="warning", doubtful=True,
+        )  # fmt: skip
 
 
 def _bad_dim(dim: str) -> tuple[str, str, str] | None:

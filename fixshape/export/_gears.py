@@ -219,7 +219,9 @@ def plan_gears(
 
 
 def header_inputs(header: OnnxHeader) -> tuple[Input, ...]:
-    """The inputs of an ONNX file with the plan's symbols at its free axes: N first, then H and W where there are four axes.
+    """The inputs of an ONNX file with the plan's symbols at its free axes.
+
+    An axis that is called N, H or W in the file is that; others go by their place: N first, then H and W where there are four.
 
     Args:
         header: of the file.
@@ -249,6 +251,8 @@ def _symbol(port: Port, axis: int) -> int | str:
     dim = dims[axis]
     if isinstance(dim, int) and dim > 0:
         return dim
+    if dim in (BATCH, HEIGHT, WIDTH):  # the file has the plan's own words, and the axes may be in another order
+        return str(dim)
     symbol = {0: BATCH, 2: HEIGHT, 3: WIDTH}.get(axis) if len(dims) == 4 else {0: BATCH}.get(axis)
     if symbol is None:
         raise _untold(port)
@@ -256,7 +260,9 @@ def _symbol(port: Port, axis: int) -> int | str:
 
 
 def _untold(port: Port) -> UsageError:
+    dims = enumerate(port.dims or (None, None))
+    sizes = [str(dim) if isinstance(dim, int) and dim > 0 else "128" if axis else BATCH for axis, dim in dims]
     return UsageError(
         f"inputs: {shown(port.name)} is {dims_text(port.dims)}, and a plan has a batch size, a height and a width only. Say what"
-        " is what with --inputs 'images:N,3,H,W;tokens:N,77'."
+        f" is what, and write the sizes of other axes: --inputs '{port.name}:{','.join(sizes)}'."
     )

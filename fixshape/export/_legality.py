@@ -81,7 +81,7 @@ def as_text(rows: Iterable[Legality]) -> str:
         target        legal  how
         TorchAir      no     without gears
             error (A3): no axis has several sizes, expected at least two sizes of one
-                set_dim_gears takes two gears or more for an axis
+                set_dim_gears takes two gears or more for an axis.
                 instead: torch.compile(model, backend=backend, dynamic=False), without gears
         ONNX Runtime  yes    any shape that the file allows; its TensorRT provider one range
     """

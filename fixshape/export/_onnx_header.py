@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import ACCESS_READ, mmap
 
 from fixshape.errors import OnnxFileError
@@ -69,6 +69,7 @@ class OnnxHeader:
         opsets: version of each domain; ``""`` is ONNX's own.
         ir_version: of the file.
         nodes: in their order, those of subgraphs after the node that has them, and at last those of the file's functions.
+        absent: files of weights that the graph names and that are not beside it, as a model over 2 GB has them.
     """
 
     inputs: tuple[Port, ...]
@@ -76,6 +77,7 @@ class OnnxHeader:
     opsets: dict[str, int]
     ir_version: int
     nodes: tuple[NodeHead, ...]
+    absent: tuple[str, ...] = ()
 
 
 @dataclass
@@ -83,6 +85,7 @@ class _Graph:
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
     initializers: set[str] = field(default_factory=set)
+    files: dict[str, None] = field(default_factory=dict)  # of weights
 
 
 def read_header(path: str | os.PathLike[str]) -> OnnxHeader:
@@ -91,7 +94,7 @@ def read_header(path: str | os.PathLike[str]) -> OnnxHeader:
     It does not say that the file is a valid model: weights, attributes and the order of the nodes are not looked at.
 
     Args:
-        path: of the file. Weights beside it are not opened.
+        path: of the file. Weights beside it are not opened; whether they are there is looked at.
 
     Returns:
         The :class:`OnnxHeader`, with names and dims as they stand in the file.
@@ -111,7 +114,9 @@ def read_header(path: str | os.PathLike[str]) -> OnnxHeader:
             if os.fstat(file.fileno()).st_size == 0:
                 raise OnnxFileError(f"{where}: it is empty, expected an ONNX file. Export or copy it again.")
             with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                return _model(data)
+                header, files = _model(data)
+        folder = os.path.dirname(os.path.abspath(where))
+        return replace(header, absent=tuple(file for file in files if not os.path.exists(os.path.join(folder, file))))
     except OSError as error:
         raise OnnxFileError(f"{where}: it cannot be read ({error.strerror}). Give the path of an ONNX file.") from None
     except _BrokenError as error:
@@ -124,7 +129,8 @@ class _BrokenError(ValueError):
     """The bytes are not what a model has; becomes an :class:`OnnxFileError` with the file's name."""
 
 
-def _model(data: mmap) -> OnnxHeader:
+def _model(data: mmap) -> tuple[OnnxHeader, list[str]]:
+    """The header, and the files of weights that the graph names."""
     graph, nodes, opsets, ir_version, has_graph = _Graph(), list[NodeHead](), dict[str, int](), 0, False
     functions: list[tuple[int, int]] = []
     for number, value, span in _fields(data, 0, len(data)):
@@ -143,7 +149,7 @@ def _model(data: mmap) -> OnnxHeader:
     for start, stop in functions:
         _function(data, start, stop, nodes)
     inputs = tuple(port for port in graph.inputs if port.name not in graph.initializers)
-    return OnnxHeader(inputs, tuple(graph.outputs), opsets, ir_version, tuple(nodes))
+    return OnnxHeader(inputs, tuple(graph.outputs), opsets, ir_version, tuple(nodes)), list(graph.files)
 
 
 def _graph(data: mmap, start: int, stop: int, graph: _Graph, nodes: list[NodeHead], depth: int) -> None:
@@ -153,7 +159,7 @@ def _graph(data: mmap, start: int, stop: int, graph: _Graph, nodes: list[NodeHea
         if number == 1:
             _node(data, *span, nodes, depth)
         elif number == 5:
-            graph.initializers.add(_text_field(data, *span, 8))
+            _initializer(data, *span, graph)
         elif number == 15:  # a sparse one; its values are a tensor that bears the name
             for inner, _, part in _fields(data, *span):
                 if inner == 1 and part:
@@ -162,6 +168,14 @@ def _graph(data: mmap, start: int, stop: int, graph: _Graph, nodes: list[NodeHea
             graph.inputs.append(_port(data, *span))
         elif number == 12:
             graph.outputs.append(_port(data, *span))
+
+
+def _initializer(data: mmap, start: int, stop: int, graph: _Graph) -> None:
+    for number, _, span in _fields(data, start, stop):
+        if number == 8 and span:
+            graph.initializers.add(_text(data, *span))
+        elif number == 13 and span and _text_field(data, *span, 1) == "location":
+            graph.files.setdefault(_text_field(data, *span, 2))
 
 
 def _node(data: mmap, start: int, stop: int, nodes: list[NodeHead], depth: int) -> None:

@@ -99,7 +99,7 @@ def check_torchair(gears: Gears) -> tuple[Violation, ...]:
     if not several:
         message = "no axis has several sizes, expected at least two sizes of one"
         way_out = "torch.compile(model, backend=backend, dynamic=False), without gears"
-        return (Violation("A3", None, message, "set_dim_gears takes two gears or more for an axis", way_out),)
+        return (Violation("A3", None, message, "set_dim_gears takes two gears or more for an axis.", way_out),)
     found = []
     for symbol in several:
         sizes = sorted({gear[symbol] for gear in gears.values})
@@ -112,7 +112,7 @@ def check_torchair(gears: Gears) -> tuple[Violation, ...]:
     return (*found, *(entry for entry in check_dim_gears(dim_gears(gears)) if entry.rule != "A2"))
 
 
-_NO_ONE = "torch makes no symbol of a size of 0 or 1, so that such a call is compiled anew and runs without gears"
+_NO_ONE = "torch makes no symbol of a size of 0 or 1, so that such a call is compiled anew and runs without gears."
 
 
 def check_dim_gears(given: DimGears) -> tuple[Violation, ...]:
@@ -138,7 +138,7 @@ def _total(given: DimGears) -> Iterator[Violation]:
         if given.policy == "product":
             way_out += '; or dynamic_gears_merge_policy = "zip", with the gears that are meant and no others'
         message = f"{total} gears in all with the policy {given.policy}, expected at most {MOST_GEARS}"
-        yield Violation("A1", None, message, "each gear is a graph of its own, and TorchAir takes 100 of them", way_out)
+        yield Violation("A1", None, message, "Each gear is a graph of its own, and TorchAir takes 100 of them.", way_out)
 
 
 def _sizes(given: DimGears) -> Iterator[Violation]:
@@ -154,7 +154,7 @@ def _several(given: DimGears) -> Iterator[Violation]:
         if len(sizes) < 2:
             message = f"axis {axis} of {name} has {len(sizes)} gears, expected at least two"
             way_out = f"leave axis {axis} out: it stays what it is in the first call"
-            yield Violation("A3", None, message, "set_dim_gears refuses it: one size is no choice", way_out)
+            yield Violation("A3", None, message, "set_dim_gears refuses it: one size is no choice.", way_out)
 
 
 def _equal(given: DimGears) -> Iterator[Violation]:
@@ -162,14 +162,14 @@ def _equal(given: DimGears) -> Iterator[Violation]:
         told = ", ".join(f"{len(sizes)} for axis {axis} of {name}" for name, axis, sizes in given.axes)
         message = f"the axes have different numbers of gears with the policy zip: {told}"
         way_out = "for each axis its size in the first gear, in the second, and so on, repeated where it stays the same"
-        yield Violation("A4", None, message, "zip takes the first of each, then the second of each", way_out)
+        yield Violation("A4", None, message, "zip takes the first of each, then the second of each.", way_out)
 
 
 def _mixed(given: DimGears) -> Iterator[Violation]:
     names = list(dict.fromkeys(name for name, _, _ in given.axes))
     if given.policy == "product" and len(names) > 1:
         message = f"with the policy product, each size of {names[0]} goes with each of {names[1]}"
-        why = "gears in which the batches of two inputs differ are compiled too, and may not even compile"
+        why = "Gears in which the batches of two inputs differ are compiled too, and may not even compile."
         yield Violation("A5", None, message, why, 'dynamic_gears_merge_policy = "zip"', level="warning")
 
 
@@ -180,7 +180,7 @@ def _once(given: DimGears) -> Iterator[Violation]:
             joined = {axis: list(sizes) for axes in own for axis, sizes in axes.items()}
             message = f"{name} has {len(own)} different settings, expected one"
             way_out = f"torchair.inference.set_dim_gears({name}, {joined})"
-            yield Violation("A6", None, message, "a tensor takes one call of set_dim_gears", way_out)
+            yield Violation("A6", None, message, "A tensor takes one call of set_dim_gears.", way_out)
 
 
 def _distinct(given: DimGears) -> Iterator[Violation]:
@@ -188,7 +188,7 @@ def _distinct(given: DimGears) -> Iterator[Violation]:
     twice = next((gear for index, gear in enumerate(every) if gear in every[:index]), None)
     if twice is not None:
         message = f"the gear {', '.join(map(str, twice))} comes twice, expected each once"
-        why = "the gears become the option ge.dynamicDims, and the same option of ATC refuses a duplicate"
+        why = "The gears become the option ge.dynamicDims, and the same option of ATC refuses a duplicate."
         yield Violation("A7", "E10039", message, why, "each gear once", level="warning", doubtful=True)
 
 
@@ -215,7 +215,7 @@ def torchair_code(gears: Gears) -> str:
     """
     wrong = [violation for violation in check_torchair(gears) if violation.level == "error"]
     if wrong:
-        raise UsageError(f"TorchAir: {wrong[0].message}: {wrong[0].why}. Instead: {wrong[0].way_out}.")
+        raise UsageError(f"TorchAir: {wrong[0].message}. {wrong[0].why} Instead: {wrong[0].way_out}.")
     names = _arguments([entry.name for entry in gears.inputs])
     settings = dim_gears(gears).settings
     calls = "".join(
@@ -224,7 +224,16 @@ def torchair_code(gears: Gears) -> str:
         + "})\n"
         for name, axes in settings
     )
-    return _CODE.format(arguments=", ".join(names.values()), calls=calls, count=len(gears))
+    words = list(names.values())
+    return _CODE.format(parameters=_listed(["model", *words], 4), arguments=_listed(words, 12), calls=calls, count=len(gears))
+
+
+def _listed(words: Sequence[str], indent: int) -> str:
+    """What stands between parentheses, on lines of its own where it is long."""
+    line = ", ".join(words)
+    if len(line) <= _WIDTH:
+        return line
+    return "".join(f"\n{' ' * indent}{word}," for word in words) + "\n" + " " * (indent - 4)
 
 
 def _arguments(names: Sequence[str]) -> dict[str, str]:
@@ -232,23 +241,26 @@ def _arguments(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         word = re.sub(r"\W", "_", name, flags=re.ASCII)
-        word = word if word.isidentifier() and not keyword.iskeyword(word) and word != "model" else f"input_{word}"
+        word = word if word.isidentifier() and not keyword.iskeyword(word) and word not in _OWN_NAMES else f"input_{word}"
         while word in found.values():
             word += "_"
         found[name] = word
     return found
 
 
+_WIDTH = 80  # of a list of arguments
+_OWN_NAMES = {"model", "config", "backend", "compiled", "torch", "torch_npu", "torchair"}  # of the program
 _CODE = '''"""Compiles a model with TorchAir for {count} gears."""
 
 import torch
-import torch_npu
+import torch_npu  # noqa: F401, it makes the device known to torch
 import torchair
 
 
-def compile_with_gears(model, {arguments}):
+def compile_with_gears({parameters}):
     """Compiles the model and runs it on the tensors of the first call, whose shapes are those of a gear."""
     config = torchair.CompilerConfig()
+    config.mode = "max-autotune"  # the one that knows gears
     config.inference_config.dynamic_gears_merge_policy = "zip"
     backend = torchair.get_npu_backend(compiler_config=config)
     compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)

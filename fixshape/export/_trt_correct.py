@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import PurePath
 
 from fixshape.export._onnx_header import OnnxHeader, Port
-from fixshape.export._trt_flags import CURRENT, OTHER_MODELS, REPEATED, RETIRED, SHAPES
+from fixshape.export._trt_flags import CHOICES, CURRENT, OTHER_MODELS, REPEATED, RETIRED, SHAPES
 from fixshape.export._trt_profiles import Shape, in_order, is_dynamic, settled, within
 from fixshape.export._trt_read import meant, nearest, replacement
 from fixshape.export._trt_rules import check_trtexec
@@ -22,6 +22,7 @@ from fixshape.export._trtexec import (
     WrittenProfile,
     parse_trtexec,
     profiles_of,
+    shape_entries,
     shapes_of,
     shapes_text,
     with_crosses,
@@ -53,9 +54,16 @@ def correct_trtexec(text: str, *, header: OnnxHeader | None = None) -> str | Non
         >>> correct_trtexec("trtexec --onnx=m.onnx --minShapes=x:1x512 --optShapes=x:1x1600 --maxShapes=x:1x1024")
         'trtexec --onnx=m.onnx --minShapes=x:1x512 --optShapes=x:1x1024 --maxShapes=x:1x1600'
     """
-    given = meant(parse_trtexec(text))
+    given = replace(meant(parse_trtexec(text)), cut="")
     header = None if header is None else settled(header)
     command = replace(given, flags=tuple(_once(_current(given.flags))))
+    if any(
+        sizes is None
+        for flag in command.flags
+        if flag.name in (*SHAPES, "--shapes")
+        for *_, sizes in shape_entries(flag.value or "")
+    ):
+        return None  # a shape that cannot be read would be lost
     profiles = [_complete(shapes) for shapes in _grouped(command)]
     if header is not None:
         batch = [flag.value for flag in given.flags if flag.name in ("--batch", "--maxBatch")]
@@ -78,6 +86,8 @@ def _current(flags: tuple[Flag, ...]) -> Iterator[Flag]:
     for flag in flags:
         if flag.name in (*SHAPES, "--shapes"):
             yield replace(flag, value=with_crosses(flag.value or ""))
+        elif flag.name in CHOICES and flag.value not in CHOICES[flag.name]:
+            yield from (Flag(flag.name, near) for near in get_close_matches(flag.value or "", CHOICES[flag.name], 1))
         elif flag.name in CURRENT:
             yield flag
         elif flag.name in OTHER_MODELS and not has_model and flag.value:

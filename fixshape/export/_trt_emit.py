@@ -37,7 +37,7 @@ def trtexec_command(profiles: Sequence[Profile], *, onnx: str | os.PathLike[str]
     """
     _check_names(profiles, ",'*")
     flags = (Flag("--onnx", os.fspath(onnx)), Flag("--saveEngine", os.fspath(engine)), Flag("--skipInference"))
-    command = with_profiles(Trtexec(("trtexec",), flags[:1]), map(_flags, profiles))
+    command = with_profiles(Trtexec("trtexec", flags[:1]), map(_flags, profiles))
     return str(Trtexec(command.before, (*command.flags, *flags[1:])))
 
 
@@ -122,15 +122,18 @@ def _row(profile: Profile) -> str:
     spans: Mapping[str, tuple[Shape, Shape, Shape]] = {
         name: (span.smallest, span.opt, span.largest) for name, span in profile.ranges.items()
     }
-    return "{" + ", ".join(f"{_literal(name)}: {three}" for name, three in spans.items()) + "}"
+    entries = [f"{_literal(name)}: {three}" for name, three in spans.items()]
+    line = "{" + ", ".join(entries) + "}"
+    return line if len(line) <= _WIDTH else "{" + "".join(f"\n        {entry}," for entry in entries) + "\n    }"
 
 
 def _literal(text: str) -> str:
     """A string as Python, in double quotes where that needs no escapes."""
     plain = repr(text)
-    return f'"{text}"' if plain == f"'{text}'" and '"' not in text else plain
+    return f'"{plain[1:-1]}"' if plain[0] == "'" and '"' not in text else plain
 
 
+_WIDTH = 110  # of a profile on one line
 _BUILDER = '''"""Builds a TensorRT engine from an ONNX file, with one optimization profile for each range of shapes."""
 
 import tensorrt as trt

@@ -41,12 +41,14 @@ VALUED_ONCE = frozenset(
 )
 REPEATED = frozenset({"--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize", "--safetyPlugins"})
 
-_PRECISION = "networks are strongly typed since TensorRT 11: an operator computes in the types that the ONNX file has"
+CHOICES = {"--allocationStrategy": ("static", "profile", "runtime")}
+
+_PRECISION = "Networks are strongly typed since TensorRT 11: an operator computes in the types that the ONNX file has."
 _AUTOCAST = (
     "nothing; convert the file before: python -m modelopt.onnx.autocast --onnx_path model.onnx --output_path model_fp16.onnx"
 )
 _QUANTIZE = "nothing; put QuantizeLinear and DequantizeLinear into the file before, for example with nvidia-modelopt"
-_IMPLICIT = "Caffe, UFF and implicit batches are gone since TensorRT 10"
+_IMPLICIT = "Caffe, UFF and implicit batches are gone since TensorRT 10."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +60,36 @@ class Retired:
         way_out: what to write instead.
         becomes: the flag that takes its place with the same value, or ``""`` where nothing does.
         sure: whether a source says that the flag itself is gone, and not only that it is deprecated, or the feature behind it.
+        since: the TensorRT whose trtexec was the first without it.
     """
 
     why: str
     way_out: str
     becomes: str = ""
     sure: bool = True
+    since: int = 10
 
 
 def _renamed(flag: str, *, sure: bool = False) -> Retired:
-    return Retired(f"{flag} has taken its place", flag, flag, sure)
+    return Retired(f"{flag} has taken its place.", flag, flag, sure)
 
 
 RETIRED: dict[str, Retired] = {
-    "--fp16": Retired(_PRECISION, _AUTOCAST),
-    "--bf16": Retired(_PRECISION, _AUTOCAST),
-    "--best": Retired(_PRECISION, _AUTOCAST),
-    "--fp8": Retired(_PRECISION, _QUANTIZE),
-    "--int8": Retired(_PRECISION, _QUANTIZE),
-    "--int4": Retired(_PRECISION, _QUANTIZE),
-    "--calib": Retired("calibration by TensorRT is gone since TensorRT 11", _QUANTIZE),
+    "--fp16": Retired(_PRECISION, _AUTOCAST, since=11),
+    "--bf16": Retired(_PRECISION, _AUTOCAST, since=11),
+    "--best": Retired(_PRECISION, _AUTOCAST, since=11),
+    "--fp8": Retired(_PRECISION, _QUANTIZE, since=11),
+    "--int8": Retired(_PRECISION, _QUANTIZE, since=11),
+    "--int4": Retired(_PRECISION, _QUANTIZE, since=11),
+    "--calib": Retired("Calibration by TensorRT is gone since TensorRT 11.", _QUANTIZE, since=11),
     "--precisionConstraints": Retired(_PRECISION, _AUTOCAST, sure=False),
     "--layerPrecisions": Retired(_PRECISION, _AUTOCAST, sure=False),
     "--layerOutputTypes": Retired(_PRECISION, _AUTOCAST, sure=False),
     "--strictTypes": Retired(_PRECISION, _AUTOCAST, sure=False),
-    "--directIO": Retired("BuilderFlag::kDIRECT_IO is gone since TensorRT 11", "nothing", sure=False),
-    "--workspace": Retired("memory is given by pool since TensorRT 8.4", "--memPoolSize=workspace:<MiB>"),
-    "--minTiming": Retired("it was removed in TensorRT 10", "nothing, or --avgTiming=<N> for more timings of each kernel"),
-    "--explicitBatch": Retired("the batch is always an axis of its own since TensorRT 10", "nothing"),
+    "--directIO": Retired("BuilderFlag::kDIRECT_IO is gone since TensorRT 11.", "nothing", sure=False),
+    "--workspace": Retired("Memory is given by pool since TensorRT 8.4.", "--memPoolSize=workspace:<MiB>"),
+    "--minTiming": Retired("It was removed in TensorRT 10.", "nothing, or --avgTiming=<N> for more timings of each kernel"),
+    "--explicitBatch": Retired("The batch is always an axis of its own since TensorRT 10.", "nothing"),
     "--batch": Retired(_IMPLICIT, "the batch as the first number of each shape: --shapes=input:8x3x224x224"),
     "--maxBatch": Retired(_IMPLICIT, "the batch as the first number of each shape: --maxShapes=input:8x3x224x224"),
     "--uff": Retired(_IMPLICIT, "--onnx=<file>, of the same model exported to ONNX"),

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 
+from fixshape.export._command_line import hyphened, is_dashed
 from fixshape.export._onnx_header import OnnxHeader, Port
 from fixshape.export._trt_flags import CURRENT, RETIRED, VALUED, VALUED_ONCE
 from fixshape.export._trt_profiles import Shape
 from fixshape.export._trtexec import MAX, MIN, OPT, Flag, Ranges, Trtexec, WrittenProfile, profiles_of, shapes_of
-
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what a text processor makes of "-"
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,13 @@ def meant(command: Trtexec) -> Trtexec:
     """The command with hyphens, and with the values that stand in words of their own; stray words are left out."""
     found: list[Flag] = []
     for flag in command.flags:
-        if typographic(flag.name):
-            flag = replace(flag, name=plain(flag.name))
+        if is_dashed(flag.name):
+            flag = replace(flag, name=hyphened(flag.name))
         if flag.name.startswith("-"):
             found.append(flag)
         elif found and found[-1].value is None and found[-1].name in VALUED | VALUED_ONCE:
             found[-1] = replace(found[-1], value=str(flag))
     return replace(command, flags=tuple(found))
-
-
-def typographic(name: str) -> bool:
-    """Whether a word begins with a dash that is no hyphen."""
-    return name.startswith(tuple(DASHES))
-
-
-def plain(name: str) -> str:
-    """A flag with hyphens for its dashes."""
-    return "--" + name.lstrip("-" + DASHES)
 
 
 def tail(flag: Flag) -> str:
@@ -100,7 +89,7 @@ def replacement(flag: Flag) -> str:
 def nearest(name: str) -> str:
     """The flag that was meant; ``""`` where none is near."""
     by_lower = {flag.lower(): flag for flag in sorted(CURRENT)}
-    near = get_close_matches(plain(name).lower(), by_lower, 1, 0.8)
+    near = get_close_matches(hyphened(name).lower(), by_lower, 1, 0.8)
     return by_lower[near[0]] if near else ""
 
 

@@ -1,4 +1,4 @@
-"""Do the shapes of a command fit the inputs of the ONNX file? Rules T15 to T18."""
+"""Do the shapes of a command fit the inputs of the ONNX file? Rules T15 to T19."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _names(read: Read) -> Iterator[Violation]:
             listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
             yield Violation(
                 "T15", None, f"the model has no input {name}: it has {listed or 'none'}",
-                "trtexec takes it for a typing error and stops", f"{near[0]}:..." if near else "the name of an input",
+                "trtexec takes it for a typing error and stops.", f"{near[0]}:..." if near else "the name of an input",
             )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def _missing(read: Read) -> Iterator[Violation]:
             sizes = "x".join(str(dim) if isinstance(dim, int) else f"<{dim or '?'}>" for dim in port.dims)
             yield Violation(
                 "T16", None, f"{port.name} has dynamic axes and no shapes in profile {', '.join(map(str, lacking))}",
-                f"trtexec goes on with {ones}, after a line in its log: the engine runs no other shape",
+                f"trtexec goes on with {ones}, after a line in its log: the engine runs no other shape.",
                 " ".join(f"{flag}=...,{port.name}:{sizes}" for flag in SHAPES),
             )  # fmt: skip
 
@@ -63,7 +63,7 @@ def _against_file(read: Read) -> Iterator[Violation]:
                     right = written(want if isinstance(want, int) else got for got, want in zip(shape, dims, strict=True))
                 yield Violation(
                     "T17", None, f"profile {index}: {flag} has {port.name}:{written(shape)}, and the file has {told}",
-                    "the number of axes and the fixed sizes are those of the file, and no profile changes them",
+                    "The number of axes and the fixed sizes are those of the file, and no profile changes them.",
                     f"{flag}={name_text(port.name)}:{right}",
                 )  # fmt: skip
                 break
@@ -78,9 +78,17 @@ def _static(read: Read) -> Iterator[Violation]:
     if any(ranges for profile in read.effective for ranges in profile.values()):
         yield Violation(
             "T18", None, "shapes are given, and no input of the model is dynamic",
-            "trtexec refuses shapes for a model that has them all itself", "the command without its shapes; or make the batch"
+            "trtexec refuses shapes for a model that has them all itself.", "the command without its shapes; or make the batch"
             " dynamic first: fixshape onnx set-batch model.onnx --to dynamic -o dynamic.onnx",
         )  # fmt: skip
 
 
-RULES = (_names, _missing, _against_file, _static)
+def _weights(read: Read) -> Iterator[Violation]:
+    for file in read.header.absent if read.header else ():
+        yield Violation(
+            "T19", None, f"the weights in {file} are not beside the model, expected that file there",
+            "TensorRT's parser reads them from the folder of the model.", f"copy {file} to the model",
+        )  # fmt: skip
+
+
+RULES = (_weights, _names, _missing, _against_file, _static)

@@ -10,7 +10,7 @@ from fixshape.export._trt_read import Read, matches
 from fixshape.export._trtexec import MAX, MIN, OPT, Ranges, shape_entries, shapes_text, with_crosses
 from fixshape.export._violation import Violation
 
-_PROFILE = "a profile is a range: kernels are chosen for opt, and must run everything from min to max"
+_PROFILE = "A profile is a range: kernels are chosen for opt, and must run everything from min to max."
 
 
 def _shapes(read: Read) -> Iterator[Violation]:
@@ -24,7 +24,7 @@ def _shapes(read: Read) -> Iterator[Violation]:
                 mended = "name:1x3x224x224, with name and sizes of the model"
             yield Violation(
                 "T6", None, f"{flag}: {', '.join(wrong)} has no shape such as name:1x3x224x224",
-                "a comma ends an entry, the last colon the name, and x stands between sizes, which are whole numbers",
+                "A comma ends an entry, the last colon the name, and x stands between sizes, which are whole numbers.",
                 f"{flag.name}={mended}",
             )  # fmt: skip
 
@@ -35,11 +35,11 @@ def _numbers(read: Read) -> Iterator[Violation]:
         told = " and ".join(map(str, apart))
         if read.command.all("--profile"):
             message = f"{told}: not right after a --profile that lacks it"
-            why = "the shapes of a profile are the up to three words after its --profile, and no other flag stands between them"
+            why = "The shapes of a profile are the up to three words after its --profile, and no other flag stands between them."
             way_out = f"--profile=<N> {' '.join(map(str, apart))}, beside the others of the profile"
         else:
             message = f"{told}: once more without --profile"
-            why = "without --profile there is one profile, which has each of the three flags once"
+            why = "Without --profile there is one profile, which has each of the three flags once."
             way_out = "--profile=0 " + " ".join(f"{name}=..." for name in SHAPES) + " --profile=1 ..."
         yield Violation("T7", None, message, why, way_out)
     numbers = [profile.number for profile in profiles]
@@ -47,13 +47,13 @@ def _numbers(read: Read) -> Iterator[Violation]:
         told = ", ".join("no number" if number < 0 else str(number) for number in numbers)
         yield Violation(
             "T7", None, f"profiles are numbered {told}, expected 0 to {len(numbers) - 1}, each once",
-            "trtexec makes a profile for each number from 0 on, and refuses those without shapes",
+            "trtexec makes a profile for each number from 0 on, and refuses those without shapes.",
             " ".join(f"--profile={index} ..." for index in range(len(numbers))),
         )  # fmt: skip
     for profile in profiles:
         if not profile.shapes:
             message = f"profile {profile.number} has no shapes"
-            yield Violation("T7", None, message, "an empty profile is refused", " ".join(f"{name}=..." for name in SHAPES))
+            yield Violation("T7", None, message, "An empty profile is refused.", " ".join(f"{name}=..." for name in SHAPES))
 
 
 def _broadcast(read: Read) -> Iterator[Violation]:
@@ -65,7 +65,7 @@ def _broadcast(read: Read) -> Iterator[Violation]:
         said = ", ".join(f"{name} becomes {shapes_text(filled[name])}" for name in missing)
         yield Violation(
             "T8", None, f"profile {profile.number}: {said}",
-            "what is missing is taken from what is given, so that the range may be another than is meant",
+            "What is missing is taken from what is given, so that the range may be another than is meant.",
             " ".join(map(str, profile.flags())), level="warning",
         )  # fmt: skip
 
@@ -78,7 +78,7 @@ def _one_sided(read: Read) -> Iterator[Violation]:
                 known = next(ranges[name] for ranges in profile.shapes.values() if name in ranges)
                 yield Violation(
                     "T9", None, f"profile {profile.number}: {name} is not in {' and '.join(lacking)}",
-                    "a flag that is there must have all inputs of the profile; trtexec completes whole flags only",
+                    "A flag that is there must have all inputs of the profile; trtexec completes whole flags only.",
                     " ".join(f"{flag}={shapes_text({**profile.shapes[flag], name: known})}" for flag in lacking),
                 )  # fmt: skip
 
@@ -114,11 +114,11 @@ def _sizes(read: Read) -> Iterator[Violation]:
         for name, shape in ranges.items():
             if any(size < 0 for size in shape):
                 message = f"{flag}={name}:{written(shape)} has a size below 0"
-                why = "-1 is how a network says that an axis is dynamic; a profile says which sizes it may have"
+                why = "-1 is how a network says that an axis is dynamic; a profile says which sizes it may have."
                 yield Violation("T11", None, message, why, "the size itself: the smallest, the usual, the largest")
             elif 0 in shape:
                 message = f"{flag}={name}:{written(shape)} has a size of 0"
-                why = "TensorRT builds for empty tensors too, and few networks mean one"
+                why = "TensorRT builds for empty tensors too, and few networks mean one."
                 yield Violation("T11", None, message, why, "sizes of at least 1", level="warning")
 
 
@@ -129,7 +129,7 @@ def _quotes(read: Read) -> Iterator[Violation]:
                 if ":" in name and sizes is not None and not (raw.startswith("'") and "':" in raw):
                     yield Violation(
                         "T12", None, f"{flag.name}: {name} has a colon and stands in no quotes",
-                        "the help of trtexec asks for single quotes round such a name, which the shell must not take away",
+                        "The help of trtexec asks for single quotes round such a name, which the shell must not take away.",
                         f"{flag.name}=\"{shapes_text({name: sizes})}\"", level="warning",
                     )  # fmt: skip
 
@@ -140,13 +140,13 @@ def _wildcards(read: Read) -> Iterator[Violation]:
         for name in patterns:
             if name.count("*") > 1:
                 message = f"profile {index}: {name} has {name.count('*')} wildcards, expected at most one"
-                why = "trtexec splits a name at its first *, and takes a second one for a letter"
+                why = "trtexec splits a name at its first *, and takes a second one for a letter."
                 yield Violation("T13", None, message, why, "one name for each input, or one * in it")
         for port in read.header.inputs if read.header else ():
             matching = [name for name in patterns if matches(name, port.name)]
             if len(matching) > 1 and not any(port.name in ranges for ranges in profile.values()):
                 message = f"profile {index}: {' and '.join(matching)} both mean {port.name}"
-                yield Violation("T13", None, message, "which of them trtexec takes is not defined", f"{port.name}:...")
+                yield Violation("T13", None, message, "Which of them trtexec takes is not defined.", f"{port.name}:...")
 
 
 def _inference(read: Read) -> Iterator[Violation]:
@@ -155,12 +155,12 @@ def _inference(read: Read) -> Iterator[Violation]:
     count = max(len(read.profiles), 1)
     if read.selected >= count:
         message = f"--useProfile={read.selected}, and the last profile is {count - 1}"
-        yield Violation("T14", None, message, "trtexec builds the engine first, and then fails", f"--useProfile={count - 1}")
+        yield Violation("T14", None, message, "trtexec builds the engine first, and then fails.", f"--useProfile={count - 1}")
         return
     if len(read.profiles) > 1 and read.command.value("--useProfile") is None:
         message = f"{len(read.profiles)} profiles are built, and profile 0 alone is run"
         way_out = "--skipInference, and then --loadEngine=... --useProfile=<N> for each; or --useProfile=0"
-        yield Violation("T14", None, message, "a run of trtexec times one profile", way_out, level="advice")
+        yield Violation("T14", None, message, "A run of trtexec times one profile.", way_out, level="advice")
     ranges = read.effective[read.selected]
     for name, shape in read.inference.items():
         low, high = ranges[MIN].get(name), ranges[MAX].get(name)
@@ -170,7 +170,7 @@ def _inference(read: Read) -> Iterator[Violation]:
             message = f"--shapes={name}:{written(shape)} is not between {written(low)} and {written(high)}"
             yield Violation(
                 "T14", None, f"{message} of profile {read.selected}",
-                "the engine is built, and then refuses the shape when it runs", f"--shapes={name}:{written(ranges[OPT][name])}",
+                "The engine is built, and then refuses the shape when it runs.", f"--shapes={name}:{written(ranges[OPT][name])}",
             )  # fmt: skip
 
 

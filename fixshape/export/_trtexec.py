@@ -8,19 +8,16 @@ right after its ``--profile``; of ``--minShapes``, ``--optShapes`` and ``--maxSh
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 
 from fixshape._check import shown
 from fixshape.errors import UsageError
+from fixshape.export._command_line import hyphened, narrow, quoted, read_call
 from fixshape.export._trt_flags import SHAPES
 from fixshape.export._trt_profiles import Shape, written
 
-LONGEST = 1 << 20  # characters of a command
-_END = re.compile(r"[|;&]+|\d?>.*|<.*")  # what is the shell's, and no argument
-_SIMPLE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+_LOST = re.compile(r":\d+(?:x\d+)*[;\s]")  # another sign than a comma ended a shape
 _SIZE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 Ranges = dict[str, Shape]  # of one flag: a shape for each name
@@ -45,14 +42,26 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Trtexec:
-    """A command: what stands before the flags, the flags, and what the shell does with the output."""
+    """A command.
 
-    before: tuple[str, ...]
+    Args:
+        before: what stands before its flags, as it was written.
+        flags: those that were meant, also those of ``cut``.
+        after: what the shell does with the output, as it was written.
+        cut: what the shell takes for another command.
+        variables: what only the shell can fill in.
+        windows: it is a line for the shell of Windows.
+    """
+
+    before: str
     flags: tuple[Flag, ...]
     after: str = ""
+    cut: str = ""
+    variables: frozenset[str] = frozenset()
+    windows: bool = False
 
     def __str__(self) -> str:
-        words = [*map(quoted, self.before), *(quoted(str(flag)) for flag in self.flags)]
+        words = [self.before, *(quoted(str(flag), self.variables, windows=self.windows) for flag in self.flags)]
         return " ".join([*words, self.after] if self.after else words)
 
     def all(self, name: str) -> list[Flag]:
@@ -88,50 +97,34 @@ class WrittenProfile:
 
 
 def parse_trtexec(text: str) -> Trtexec:
-    """Reads a trtexec command as a shell would, and no further than to the end of the command.
+    """Reads a trtexec command as a shell would, and keeps what the shell cuts off.
 
     Args:
-        text: the command; lines that end in a backslash are one. Variables and other commands in it are not expanded.
+        text: the command, with whatever stands around it: settings, which are put in where the command has their variables, sudo,
+            docker, a prompt, other commands. A line for the shell of Windows is one, too.
 
     Raises:
-        UsageError: it does not call trtexec, a quote is not closed, or it is longer than a command can be.
+        UsageError: it does not call trtexec or does so more than once, a quotation mark is not closed, a shape is a variable of
+            the shell, or it is longer than a command can be.
 
     Example:
         >>> command = parse_trtexec("CUDA_VISIBLE_DEVICES=1 trtexec --onnx=m.onnx --verbose > log.txt")
         >>> command.before, [flag.name for flag in command.flags], command.after
-        (('CUDA_VISIBLE_DEVICES=1', 'trtexec'), ['--onnx', '--verbose'], '> log.txt')
+        ('CUDA_VISIBLE_DEVICES=1 trtexec', ['--onnx', '--verbose'], '> log.txt')
     """
-    if len(text) > LONGEST:
-        raise UsageError(f"trtexec: the command has {len(text):,} characters, expected at most {LONGEST:,}.")
-    joined = re.sub(r"\\\r?\n", " ", text).replace("\n", " ").strip().removeprefix("$ ")
-    try:
-        words = shlex.split(joined)
-    except ValueError as error:
-        raise UsageError(
-            f"trtexec: the command cannot be split into words ({error}). Close the quote in {shown(text)}."
-        ) from None
-    start = next((index for index, word in enumerate(words) if PurePath(word).name in ("trtexec", "trtexec.exe")), None)
-    if start is None:
-        raise UsageError(f"trtexec: {shown(text)} does not call trtexec. Write for example 'trtexec --onnx=model.onnx'.")
-    rest = words[start + 1 :]
-    stop = next((index for index, word in enumerate(rest) if _END.fullmatch(word)), len(rest))
+    call = read_call(text, "trtexec", example="trtexec --onnx=model.onnx")
     flags = []
-    for word in rest[:stop]:
+    for word in call.meant:
         name, equals, value = word.partition("=")
-        flags.append(Flag(name, value if equals else None))
-    # Signs of the shell stay as they are: quoted, they would be arguments.
-    after = " ".join(word if _END.fullmatch(word) else quoted(word) for word in rest[stop:])
-    return Trtexec(tuple(words[: start + 1]), tuple(flags), after)
-
-
-def quoted(word: str) -> str:
-    """A word so that a shell gives it back; the single quotes that trtexec wants round some names stay readable."""
-    if _SIMPLE.fullmatch(word):
-        return word
-    name, equals, value = word.partition("=")
-    if equals and _SIMPLE.fullmatch(name) and not re.search(r"[\\\"$`!\n]", value):
-        return f'{name}="{value}"'
-    return shlex.quote(word)
+        flag = Flag(name, value if equals else None)
+        variable = next((variable for variable in sorted(call.variables) if variable in value), None)
+        if variable and hyphened(name) in (*SHAPES, "--shapes"):
+            raise UsageError(
+                f"trtexec: {shown(word)} has a size that only the shell knows. Say what it holds before the command:"
+                f" '{re.sub('[^A-Za-z0-9_]', '', variable)}=...; trtexec ...'."
+            )
+        flags.append(flag)
+    return Trtexec(call.before, tuple(flags), call.after, call.cut, call.variables, call.windows)
 
 
 def shape_entries(value: str) -> Iterator[tuple[str, str, Shape | None]]:
@@ -139,13 +132,18 @@ def shape_entries(value: str) -> Iterator[tuple[str, str, Shape | None]]:
     for entry in value.split(",") if value else []:
         name, colon, dims = entry.rpartition(":")
         sizes = [] if dims == "scalar" else dims.split("x")
-        right = colon and name.replace("'", "") and all(_SIZE.fullmatch(size) for size in sizes)
+        plain = entry.startswith("'") or (name == name.strip() and not _LOST.search(name))
+        right = colon and name.replace("'", "") and plain and all(_SIZE.fullmatch(size) for size in sizes)
         yield entry, name.replace("'", ""), tuple(map(int, sizes)) if right else None
 
 
 def with_crosses(value: str) -> str:
-    """``images:1,3,8,8`` with the signs that are meant, ``images:1x3x8x8``."""
-    return re.sub(r"(?<=[0-9]),(?=[0-9]+(?:,|$))", "x", value)
+    """``images:1,3,8,8; y:1*2`` with the signs that are meant, ``images:1x3x8x8,y:1x2``; what can be read stays as it is."""
+    if all(sizes is not None for *_, sizes in shape_entries(value)):
+        return value
+    entries = re.sub(r"(?<=[0-9])[ \t]*;[ \t]*(?=[^,;]+:)", ",", narrow(value))
+    entries = re.sub(r"(?<=[0-9])[ \t]*(?:[X*]|,)[ \t]*(?=[0-9]+[ \t]*(?:[xX*,]|$))", "x", entries)
+    return ",".join(entry.strip() for entry in entries.split(","))
 
 
 def shapes_of(value: str | None) -> Ranges:

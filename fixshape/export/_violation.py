@@ -16,7 +16,7 @@ class Violation:
         rule: its short name, ``"B1"``, as the validator of the target numbers its rules.
         code: what the tool itself would print, ``"E10018"``; ``None`` where it prints none.
         message: what was got and what is expected.
-        why: the reason, in a sentence.
+        why: the reason, in whole sentences.
         way_out: what to write instead; the whole corrected command where there is one.
         level: ``"error"``: the tool fails or the result is wrong; ``"warning"``: it goes on in a way that is seldom meant;
             ``"advice"``: it works, and costs more than it need.

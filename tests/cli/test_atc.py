@@ -50,7 +50,8 @@ def test_the_command_for_a_plan(capsys, folder):
     assert out.splitlines() == [
         "atc --model=model.onnx --framework=5 --output=model --soc_version=Ascend310P3 --input_format=NCHW \\",
         '    --input_shape=images:1,3,-1,-1 --dynamic_image_size="320,480;480,320"',
-        "2 gears by --dynamic_image_size",
+        "2 gears by --dynamic_image_size: height and width alone vary",
+        "at run time aclmdlSetDynamicHWSize chooses the gear, and where it is not called, the largest runs",
     ]
 
 
@@ -78,6 +79,7 @@ def test_json_of_a_command(capsys, folder):
     told = json.loads(out)
     assert (code, told["schema_version"], told["gears"], told["option"]) == (0, 1, 4, "dynamic_dims")
     assert told["command"].endswith('--dynamic_dims="1,320,480;2,320,480;1,480,320;2,480,320"')
+    assert told["why"] == "what varies is neither one batch nor one height and width: images axis 0, 2, 3"
     assert [(entry["rule"], entry["level"]) for entry in told["violations"]] == [("P6", "warning")]
     assert set(told["violations"][0]) == {"rule", "code", "message", "why", "way_out", "level", "doubtful"}
 
@@ -94,6 +96,34 @@ def test_a_command_that_somebody_wrote(capsys, folder):
     assert "error E10016 (G10): 'x' is not in the model, expected one of images\n" in out
     code, out, _ = run(capsys, "--check", RIGHT.replace("x:", "images:"), "--onnx", "model.onnx", "--json")
     assert (code, json.loads(out)["violations"]) == (0, [])
+
+
+def test_the_command_with_all_that_is_mended(capsys):
+    line = RIGHT.replace("x:8", "x:-1") + " --dynamic_batch_size=8 --precision_mode=fp16"
+    code, out, _ = run(capsys, "--check", line)
+    assert code == 1
+    assert out.splitlines()[-1] == f"corrected: {RIGHT} --precision_mode_v2=fp16"
+    told = json.loads(run(capsys, "--check", line, "--json")[1])
+    assert (set(told), told["corrected"]) == (
+        {"schema_version", "command", "violations", "corrected"},
+        f"{RIGHT} --precision_mode_v2=fp16",
+    )
+
+
+def test_no_command_mends_a_model(capsys, folder):
+    save("model.onnx", 20)
+    line = RIGHT.replace("x:", "images:").replace("m.onnx", "model.onnx")
+    code, out, _ = run(capsys, "--check", line, "--onnx", "model.onnx")
+    assert (code, out.splitlines()[-1]) == (1, "No command mends this: the model is at fault.")
+    assert json.loads(run(capsys, "--check", line, "--onnx", "model.onnx", "--json")[1])["corrected"] is None
+
+
+def test_a_whole_script_may_be_given(capsys):
+    script = f"#!/bin/bash\nsource set_env.sh\nbs=8\n{RIGHT.replace('x:8', 'x:$bs')} > log 2>&1\n"
+    assert run(capsys, "--check", script)[0] == 0
+    code, _, err = run(capsys, "--check", script + RIGHT.replace("x:8", "x:4"))
+    assert code == 2
+    assert "2 commands call atc, expected one." in err
 
 
 def test_warnings_and_doubts_alone_leave_the_exit_code_at_0(capsys):

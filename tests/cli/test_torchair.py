@@ -35,6 +35,7 @@ def test_a_limit_is_a_finding(plan, capsys):
 
 def test_json(plan, capsys):
     told = json.loads(run(capsys, "--plan", plan, "--json").out)
+    assert list(told) == ["schema_version", "code", "policy", "settings", "violations"]
     assert (told["schema_version"], told["policy"], told["violations"]) == (1, "zip", [])
     assert told["settings"] == [{"input": "images", "axes": {"3": [320, 480]}}]
     assert "compile_with_gears" in told["code"]

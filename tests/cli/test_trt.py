@@ -74,10 +74,12 @@ def test_the_program(folder, capsys):
 
 def test_json(folder, capsys):
     told = json.loads(run(capsys, *EMIT, "--json").out)
+    assert list(told) == ["schema_version", "emit", "text", "profiles", "violations"]
     assert (told["schema_version"], told["emit"], told["violations"]) == (1, "trtexec", [])
     assert told["text"].startswith("trtexec --onnx=model.onnx --profile=0")
     assert told["profiles"][1]["images"] == {"min": [1, 3, 320, 480], "opt": [1, 3, 320, 480], "max": [1, 3, 320, 480]}
     told = json.loads(run(capsys, "--check", TUTORIAL, "--json", code=1).out)
+    assert list(told) == ["schema_version", "violations", "corrected"]
     assert [entry["rule"] for entry in told["violations"]] == ["T2"] * 9 + ["T10"]
     assert told["corrected"] == CORRECTED
 
@@ -124,7 +126,7 @@ def test_a_model_of_one_canvas_needs_no_profile_if_the_plan_has_that_canvas(fold
         (["--onnx", "plan.json", "--plan", "plan.json"], "OnnxFileError: plan.json"),
         (["--onnx", "model.onnx", "--plan", "model.onnx"], "PlanError"),
         (["--check", "trtexec --onnx=m", "--plan", "plan.json"], "it cannot be used with --plan"),
-        (["--check", "python train.py"], "does not call trtexec"),
+        (["--check", "python train.py"], "is not a command of trtexec"),
         ([*EMIT, "--resize", "320x320"], "trt: --resize is for the images of --sizes"),
         ([*EMIT, "--inputs", "images"], "'images' is not NAME:DIM"),
         (

@@ -92,6 +92,38 @@ def test_hostile_logs(tmp_path):
         read_atc_log(tmp_path)
 
 
+def test_an_inner_error_says_what_it_is_on_the_line_below():
+    (flat,) = entries_of("EZ9999: Inner Error!\n        The device(3), core list[0-0][FUNC:A][FILE:b.cc][LINE:461]\n")
+    assert (flat.line, flat.text) == (1, "The device(3), core list[0-0][FUNC:A][FILE:b.cc][LINE:461]")
+    stamped = "EZ9999[PID: 24481] 2025-10-29-03:18:08.948.444 (EZ9999):  The first dim should be 128.[FUNC:C][FILE:d.cpp][LINE:1]"
+    (twice,) = entries_of(f"EZ9999: Inner Error!\n{stamped}\n        TraceBack (most recent call last):")
+    assert (twice.line, twice.times, twice.text) == (1, 2, "The first dim should be 128.[FUNC:C][FILE:d.cpp][LINE:1]")
+    assert twice.explained.title == "an inner error below the graph engine"
+    assert entries_of("E19999: Inner Error!\nsomething else")[0].text == "Inner Error!"
+
+
+def test_a_page_without_its_line_ends():
+    (entry,) = entries_of(
+        "for more informationE10001: Value [-1] for parameter [x] is invalid. Reason: odd shapeSolution: Try again."
+    )
+    assert (entry.code, entry.values) == ("E10001", ("-1", "x", "odd shape"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gbk"])
+def test_any_encoding_colours_and_line_ends(tmp_path, encoding):
+    path = tmp_path / "atc.log"
+    path.write_bytes(f"\u5931\u8d25\r\n\x1b[31mE10018\x1b[0m: {OLD[8:]}\r\nE10035: 1\r\n".encode(encoding))
+    assert [(entry.code, entry.line) for entry in read_atc_log(path)] == [("E10018", 2), ("E10035", 3)]
+    assert read_atc_log(path)[0].text == "Value [-1] for shape [2] is invalid."
+
+
+def test_no_text_at_all(tmp_path):
+    path = tmp_path / "atc.log"
+    for data in (b"", b"\n", b"\0" * 1000, bytes(range(256)) * 50, b"\xff\xfe"):
+        path.write_bytes(data)
+        assert read_atc_log(path) == ()
+
+
 @given(st.text())
 def test_any_text_is_read(text):
     for entry in entries_of(text + "\nE10018: " + text):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fixshape.errors import UsageError
 from fixshape.export import Gears, Input, NodeHead, OnnxHeader, Port, check_atc, parse_atc, parse_inputs, write_atc
+from fixshape.export._command_line import _NARROW
 
 CHIP = {"model": "dir/m.onnx", "soc_version": "Ascend310P3"}
 SIZES = ({"H": 320, "W": 480}, {"H": 480, "W": 320})
@@ -93,18 +94,19 @@ def test_the_header_is_checked_too():
 
 
 def test_a_name_that_no_quotes_can_save():
-    for name in ("a;b", "a\nb", "$a"):
+    for name in ("a;b", "a\nb"):
         with pytest.raises(
-            UsageError, match="cannot be named in --input_shape: ; separates its parts, and . is the shell's. Rename"
+            UsageError, match="cannot be named in --input_shape, whose parts are separated by ;. Rename the input"
         ):
             write_atc(Gears((Input(name, (1,)),), ({},)), **CHIP)
 
 
+WIDE = "".join(map(chr, _NARROW))  # in a command that somebody wrote they are a mistake
 symbol = st.sampled_from(["N", "H", "W", "L"])
 dim = st.one_of(symbol, st.integers(1, 4000))
 image = st.tuples(st.sampled_from(["N", 1]), st.just(3), st.sampled_from(["H", 64]), st.sampled_from(["W", 64]))
 shape = st.one_of(image, st.lists(dim, max_size=5).map(tuple))
-name = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=";$"), min_size=1, max_size=8)
+name = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=";" + WIDE), min_size=1, max_size=8)
 inputs = st.dictionaries(name, shape, min_size=1, max_size=3)
 values = st.lists(st.fixed_dictionaries(dict.fromkeys("NHWL", st.sampled_from([1, 2, 8, 320, 5000]))), min_size=1, max_size=12)
 

@@ -111,7 +111,13 @@ def test_sizes_and_counts_in_range():
 def test_inputs_of_a_header():
     ports = (Port("x", "float32", ("b", 3, None, "w")), Port("ids", "int64", ("b", 77)), Port("t", "float32", ()))
     assert ";".join(map(str, header_inputs(OnnxHeader(ports, (), {"": 18}, 10, ())))) == "x:N,3,H,W;ids:N,77;t:"
-    for dims, told in ((("b", "seq"), "b,seq"), (None, "of unknown rank"), ((1, None, 3), "1,?,3")):
+    nhwc = Port("x", "float32", ("N", "H", "W", 3))
+    assert header_inputs(OnnxHeader((nhwc,), (), {"": 18}, 10, ()))[0].dims == ("N", "H", "W", 3)
+    for dims, told, way in (
+        (("b", "seq"), "b,seq", "N,128"),
+        (None, "of unknown rank", "N,128"),
+        ((1, None, 3), "1,?,3", "1,128,3"),
+    ):
         with pytest.raises(UsageError, match=rf"inputs: 'ids' is {told.replace('?', '.')}, and a plan has a batch size") as error:
             header_inputs(OnnxHeader((Port("ids", "int64", dims),), (), {"": 18}, 10, ()))
-        assert "Say what is what with --inputs 'images:N,3,H,W;tokens:N,77'" in str(error.value)
+        assert f"Say what is what, and write the sizes of other axes: --inputs 'ids:{way}'." in str(error.value)

@@ -2,9 +2,10 @@
 
 import random
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fixshape.errors import OnnxFileError
 from fixshape.export import NodeHead, Port, read_header
@@ -139,3 +140,15 @@ def test_graphs_within_graphs_without_end_are_refused(tmp_path):
     (tmp_path / "deep.onnx").write_bytes(onnx.ModelProto(ir_version=10, graph=graph).SerializeToString())
     with pytest.raises(OnnxFileError, match="graphs are more than 16 deep"):
         read_header(tmp_path / "deep.onnx")
+
+
+def test_weights_that_are_not_beside_the_file(tmp_path):
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [300]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(np.ones(300, np.float32), name) for name in ("w", "v")]
+    nodes = [helper.make_node("Add", ["x", "w"], ["a"]), helper.make_node("Add", ["a", "v"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], weights), ir_version=10)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    whole = read_header(tmp_path / "m.onnx")
+    assert (whole.absent, [port.name for port in whole.inputs]) == ((), ["x"])
+    (tmp_path / "m.data").rename(tmp_path / "elsewhere")
+    assert read_header(tmp_path / "m.onnx").absent == ("m.data",)

@@ -146,10 +146,22 @@ def test_the_property_fails_for_the_other_policy(monkeypatch):
     assert len(fake.gears()) == 8 != len(TWO)
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=4, unique=True))
+NAMES = st.text(min_size=1) | st.sampled_from(["model", "config", "backend", "compiled", "torch", "torchair", "class"])
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
 def test_every_name_becomes_an_argument_of_its_own(names):
     gears = Gears(tuple(Input(name, ("N", 3)) for name in names), ({"N": 2}, {"N": 3}))
     fake = FakeTorchAir()
     with pytest.MonkeyPatch.context() as patch:
         run(torchair_code(gears), fake, list(map(str, range(len(names)))), patch)
     assert len(fake.settings) == len(names)
+
+
+def test_many_arguments_stand_on_lines_of_their_own(monkeypatch):
+    names = [f"a_rather_long_name_of_input_{i}" for i in range(5)]
+    code = torchair_code(Gears(tuple(Input(name, ("N", 3)) for name in names), ({"N": 2}, {"N": 3})))
+    assert max(map(len, code.splitlines())) <= 120
+    fake = FakeTorchAir()
+    run(code, fake, names, monkeypatch)
+    assert list(fake.settings) == names

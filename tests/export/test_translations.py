@@ -125,3 +125,29 @@ def test_a_shift_rounds_down():
 def test_without_the_table_torch_knows_no_stable_sort():
     with pytest.raises(torch.onnx.errors.OnnxExporterError, match="ONNX"):
         exported(sorted_both_ways, torch.rand(4), table={})
+
+
+def test_an_adaptive_mean_is_torchs_at_every_size():
+    """Also at sizes that are a multiple of the cells where the example's is none, and the other way round."""
+
+    class Pooled(nn.Module):
+        def forward(self, x):
+            cells = [nn.functional.adaptive_avg_pool2d(x, size) for size in (6, (2, 3), 1, (None, 4))]
+            return *cells, nn.functional.adaptive_avg_pool3d(x, (2, 3, 2))
+
+    model = Pooled().eval()
+    axes = {0: "N", 2: "H", 3: "W"}
+    program = torch.onnx.export(
+        model, (torch.randn(2, 3, 7, 5),), dynamo=True, opset_version=18, dynamic_shapes=(axes,), verbose=False,
+        custom_translation_table=translations(),
+    )  # fmt: skip
+    session = open_session(program.model_proto)
+    for shape in ((1, 3, 6, 12), (3, 3, 2, 3), (2, 3, 13, 4), (2, 3, 12, 7)):
+        x = torch.randn(shape)
+        for got, want in zip(run(session, {"x": x.numpy()}).values(), model(x), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_adaptive_mean_of_fixed_sizes_is_a_pooling_where_it_can_be():
+    model = exported(lambda x: nn.functional.adaptive_avg_pool2d(x, (2, 3)), torch.randn(1, 2, 4, 9))
+    assert [node.op_type for node in model.graph.node] == ["AveragePool"]

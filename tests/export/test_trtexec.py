@@ -1,6 +1,7 @@
 """What somebody wrote for trtexec: each rule, what it says, and the command that is right instead."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 
 from fixshape.errors import UsageError
 from fixshape.export import Gears, Input, OnnxHeader, Port, check_trtexec, correct_trtexec, plan_profiles, trtexec_command
+from fixshape.export._command_line import quoted
 from fixshape.export._trt_flags import CURRENT, RETIRED, VALUED
 from fixshape.export._trt_read import matches
 from fixshape.export._trt_rules import RULES
-from fixshape.export._trtexec import parse_trtexec, profiles_of, quoted, shapes_of, shapes_text
+from fixshape.export._trtexec import parse_trtexec, profiles_of, shapes_of, shapes_text
 
 
 def header(**inputs):
@@ -33,7 +35,7 @@ CASES = [
     ("T1", "--onnx=m.onnx --saveEngine", None, "--saveEngine has no value", "error", None),
     ("T2", "--onnx=m.onnx --fp16", None, "--fp16 is gone", "error", "--onnx=m.onnx"),
     ("T2", "--onnx=m.onnx --plugins=p.so", None, "depends on the version", "warning", "--onnx=m.onnx --staticPlugins=p.so"),
-    ("T3", "--onnx=m.onnx --savEngine=e", None, "near it: --saveEngine", "warning", "--onnx=m.onnx --saveEngine=e"),
+    ("T3", "--onnx=m.onnx --savEngine=e", None, "near it: --saveEngine", "error", "--onnx=m.onnx --saveEngine=e"),
     ("T3", "--onnx=m.onnx --quantumMode", None, "--quantumMode is not an option", "warning", "--onnx=m.onnx --quantumMode"),
     ("T4", "--onnx=a.onnx --onnx=b.onnx", None, "comes twice", "error", "--onnx=a.onnx"),
     ("T5", "--saveEngine=e", None, "no model is given", "error", None),
@@ -83,6 +85,7 @@ CASES = [
     ("T17", f"--onnx=m.onnx {FULL.replace('x3x', 'x1x')}", IMAGES, "images:1x1x8x8, and the file has batchx3x", "error",
      f"--onnx=m.onnx {FULL}"),
     ("T17", "--onnx=m.onnx --shapes=images:1x8x8", IMAGES, "images:1x8x8, and the file has", "error", None),
+    ("T19", "--onnx=m.onnx", replace(STATIC, absent=("m.onnx.data",)), "m.onnx.data are not beside the model", "error", None),
     ("T18", f"--onnx=m.onnx {FULL}", STATIC, "no input of the model is dynamic", "error", "--onnx=m.onnx"),
 ]  # fmt: skip
 
@@ -172,7 +175,7 @@ def test_a_command_is_read_as_a_shell_reads_it():
     command = parse_trtexec(
         "$ CUDA_VISIBLE_DEVICES=1 /usr/bin/trtexec --onnx=a\\ b.onnx \\\n  --shapes=\\'in:0\\':1x3 2>&1 | tee log"
     )
-    assert command.before == ("CUDA_VISIBLE_DEVICES=1", "/usr/bin/trtexec")
+    assert command.before == "CUDA_VISIBLE_DEVICES=1 /usr/bin/trtexec"
     assert [str(flag) for flag in command.flags] == ["--onnx=a b.onnx", "--shapes='in:0':1x3"]
     assert command.after == "2>&1 | tee log"
     assert str(parse_trtexec(str(command))) == str(command)
@@ -181,10 +184,12 @@ def test_a_command_is_read_as_a_shell_reads_it():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("python train.py", "'python train.py' does not call trtexec"),
-        ("", "'' does not call trtexec"),
-        ("trtexec --onnx='m.onnx", "Close the quote"),
-        ("trtexec " + "x" * (1 << 20), "expected at most 1,048,576"),
+        ("python train.py", "'python train.py' is not a command of trtexec. Give one such as 'trtexec --onnx=model.onnx'."),
+        ("", "'' is not a command of trtexec"),
+        ("trtexec --onnx='m.onnx", 'the quotation mark of "\'m.onnx" is not closed. Close it.'),
+        ("trtexec " + "x" * (1 << 20), "expected one of at most 1,048,576"),
+        ("trtexec --onnx=a.onnx\ntrtexec --onnx=b.onnx", "2 commands call trtexec, expected one. Give each by itself."),
+        ("trtexec --onnx=$M --shapes=x:${B}x3", r"has a size that only the shell knows. Say .*: 'B=...; trtexec ...'"),
     ],
 )
 def test_what_is_no_command(text, message):
@@ -200,6 +205,51 @@ def test_no_text_ends_in_another_error(text):
         correct_trtexec(f"trtexec --onnx=m.onnx {text}", header=IMAGES)
     except UsageError:
         pass
+
+
+X3 = "--minShapes=x:1x3 --optShapes=x:4x3 --maxShapes=x:8x3"
+# As people post them: the line, the first rule, and the command that was meant.
+POSTED = [
+    (X3.replace("x3", ",3"), "T6", X3),
+    (X3.replace("1x3", "1\u00d73").replace("4x3", "4X3").replace("8x3", "8*3"), "T6", X3),
+    (X3.replace(":", "\uff1a"), "T6", X3),
+    (X3.replace("x3", "x3;y:1"), "T1", X3.replace("x3", "x3,y:1")),
+    (X3.replace("1x3", '"1x3, y:1"').replace("4x3", '"4x3; y:1"').replace("8x3", "8x3,y:1"), "T6", X3.replace("x3", "x3,y:1")),
+    (X3.replace(" ", "\n"), "T1", X3),
+    (X3.replace(" ", " \\ \n"), "T1", X3),
+    (X3.replace("=x", " x"), "T1", X3),
+    (X3.replace("--", "\u2014"), "T1", X3),
+    (X3 + " --notf32", "T3", X3 + " --noTF32"),
+    (X3 + " --allocationStrategy=Static", "T3", X3 + " --allocationStrategy=static"),
+    (X3 + " --allocationStrategy=dynamic", "T3", X3),
+]
+
+
+@pytest.mark.parametrize(("line", "rule", "meant"), POSTED)
+def test_what_people_post_is_told_and_put_right(line, rule, meant):
+    line, meant = f"trtexec --onnx=m.onnx {line}", f"trtexec --onnx=m.onnx {meant}"
+    assert (check_trtexec(line)[0].rule, check_trtexec(line)[0].level) == (rule, "error")
+    assert correct_trtexec(line) == meant
+    assert check_trtexec(meant) == ()
+
+
+def test_a_shape_that_cannot_be_read_is_not_left_out_in_silence():
+    assert correct_trtexec("trtexec --onnx=m.onnx --minShapes=x:ax3 --maxShapes=x:8x3") is None
+
+
+def test_what_stands_before_a_command_and_variables_stay():
+    for before in ("docker run --gpus all -v $PWD:/w nv/trt:24.01 trtexec", "sudo LD_LIBRARY_PATH=/a:$LD ./trtexec"):
+        assert correct_trtexec(f"{before} --onnx=$M --saveEngine='a $b'") == f"{before} --onnx=\"$M\" --saveEngine='a $b'"
+    assert correct_trtexec("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # ./trtexec --onnx=m") == "./trtexec --onnx=m"
+    assert correct_trtexec(f"B=4\ntrtexec --onnx=m.onnx {X3.replace('4x', '${B}x')}") == f"trtexec --onnx=m.onnx {X3}"
+
+
+def test_a_retired_flag_is_told_with_the_version_that_lost_it():
+    told = {flag: check_trtexec(f"trtexec --onnx=m {flag}")[0].message for flag in ("--fp16", "--explicitBatch")}
+    assert told == {
+        "--fp16": "--fp16 is gone: the trtexec of TensorRT 11 and later does not know it",
+        "--explicitBatch": "--explicitBatch is gone: the trtexec of TensorRT 10 and later does not know it",
+    }
 
 
 WORDS = st.sampled_from(
