@@ -14,9 +14,8 @@ a pattern of different numbers in (0, 1), increasing along a row, so that differ
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from builtins import isinstance, len  # noqa: UP029  # a block puts slower ones in their place
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,21 +43,19 @@ class Selection:
     """Which slots of a dimension are real; what follows from that is worked out once.
 
     Args:
-        valid: [R] bool, True = real.
+        valid: [R] bool, True = real; R is ``slots``.
         parts: of a selection over several dimensions at once, their selections, or sizes where they are ordinary.
+        mask: the number, whatever its shape, of the mask that it was made from.
     """
 
-    def __init__(self, valid: Tensor, parts: Sequence[Any] = ()) -> None:
+    def __init__(self, valid: Tensor, parts: Sequence[Any] = (), mask: Hashable = None) -> None:
         self.valid = valid
+        self.slots = valid.shape[0]
         self.name = current().next()  # what stands for it in keys
-        self.parts = tuple(parts)
+        self.parts, self.mask = tuple(parts), mask
         #: Masks that were asked for their indices, those, and the numbers of all of them.
         self.sources: list[tuple[Tensor, list[Tensor], list[Any]]] = []
-
-    @property
-    def slots(self) -> int:
-        """R, the number of slots."""
-        return self.valid.shape[0]
+        self._views: dict[tuple[bool, int, int], Tensor] = {}
 
     @once
     def count(self) -> Tensor:
@@ -69,6 +66,20 @@ class Selection:
     def padding(self) -> Tensor:
         """[R] bool, True = not real."""
         return ~self.valid
+
+    def valid_at(self, d: int, ndim: int) -> Tensor:
+        """[1, ..., R, ..., 1] bool, the real slots along dimension d of ndim."""
+        return self._view(True, d, ndim)
+
+    def padding_at(self, d: int, ndim: int) -> Tensor:
+        """[1, ..., R, ..., 1] bool, the others."""
+        return self._view(False, d, ndim)
+
+    def _view(self, real: bool, d: int, ndim: int) -> Tensor:
+        view = self._views.get((real, d, ndim))
+        if view is None:
+            view = self._views[real, d, ndim] = along(self.valid if real else self.padding, d, ndim)
+        return view
 
     @once
     def any(self) -> Tensor:
@@ -107,10 +118,6 @@ def names_of(axes: Sequence[Any]) -> tuple[Any, ...]:
     return tuple([entry.name if isinstance(entry, Selection) else entry if entry is None else -entry for entry in axes])
 
 
-#: What a tensor has, as it was when this was imported: a recorder may put its own functions there for a while.
-_ATTRIBUTES = {name: getattr(Tensor, name) for name in dir(Tensor) if hasattr(Tensor, name)}
-
-
 class Rows:
     """Selected rows: the operators, methods and attributes of a tensor, answered by the handlers of the registry.
 
@@ -128,17 +135,11 @@ class Rows:
         return untracked(func, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        attribute = _ATTRIBUTES.get(name)
-        if attribute is None:
-            raise AttributeError(f"selected rows, as torch.Tensor, have no attribute {name!r}")
-        if callable(attribute):
-            return functools.partial(_method, attribute, self)
-        return untracked(attribute.__get__, (self,), {})
+        raise AttributeError(f"selected rows, as torch.Tensor, have no attribute {name!r}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in Rows.__slots__:
-            raise refused(f"{name} =", [self], Refusal("attributes of selected rows cannot be set", "Set it on the tensor."))
-        object.__setattr__(self, name, value)
+    def _stands_for(self) -> type:
+        """What plain code has in its place."""
+        return Tensor
 
     def __iter__(self) -> Iterator[Any]:
         return iter(untracked(Tensor.unbind, (self,), {}))
@@ -181,30 +182,39 @@ class Part(Rows):
     _writable = False
 
 
-def _method(func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    return untracked(func, args, kwargs)
+#: What a tensor has, as it was when this was imported: a recorder may put its own functions there for a while.
+_ATTRIBUTES = {name: getattr(Tensor, name) for name in dir(Tensor) if hasattr(Tensor, name)}
 
 
-_BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
-OPERATORS = [
-    *(f"__{prefix}{name}__" for name in _BINARY.split() for prefix in ("", "r", "i")),
-    *(f"__{name}__" for name in "eq ne lt le gt ge neg pos abs invert getitem setitem contains".split()),
-]
+def _method(name: str) -> Any:
+    def method(self: Rows, *args: Any, **kwargs: Any) -> Any:
+        # Not a function in a closure: torch.compile would take one of Python for another.
+        return untracked(_ATTRIBUTES[name], (self, *args), kwargs)
+
+    method.__name__ = method.__qualname__ = name
+    return method
 
 
-def _operator(name: str) -> Any:
-    func = getattr(Tensor, name)
+def _attribute(name: str) -> Any:
+    def read(self: Rows) -> Any:
+        return untracked(_ATTRIBUTES[name].__get__, (self,), {})
 
-    def operator(self: Rows, *others: Any) -> Any:
-        return untracked(func, (self, *others), {})
+    def write(self: Rows, value: Any) -> None:
+        raise refused(f"{name} =", [self], Refusal("attributes of selected rows cannot be set", "Set it on the tensor."))
 
-    operator.__name__ = operator.__qualname__ = name
-    return operator
+    return property(read, write)
 
 
-for _name in OPERATORS:
-    if hasattr(Tensor, _name):
-        setattr(Rows, _name, _operator(_name))
+def _add_what_a_tensor_has() -> None:
+    comparisons = {f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+    for name in (set(_ATTRIBUTES) - set(dir(object)) - set(vars(Rows))) | comparisons:
+        if callable(_ATTRIBUTES[name]):
+            setattr(Rows, name, _method(name))
+        elif hasattr(_ATTRIBUTES[name], "__get__"):
+            setattr(Rows, name, _attribute(name))
+
+
+_add_what_a_tensor_has()
 
 
 def _reversed(func: Any) -> Any:
@@ -217,7 +227,10 @@ def _reversed(func: Any) -> Any:
 # With a number in front: Tensor's own are wrapped, and torch.compile does not know them for what they are.
 setattr(Rows, "__rsub__", lambda self, other: untracked(torch.rsub, (self, other), {}))  # noqa: B010
 setattr(Rows, "__rtruediv__", lambda self, other: self.reciprocal() * other)  # noqa: B010
-for _name, _func in (("pow", torch.pow), ("floordiv", torch.floor_divide), ("mod", torch.remainder), ("matmul", torch.matmul)):
+for _name, _func in {
+    "pow": torch.pow, "floordiv": torch.floor_divide, "mod": torch.remainder, "matmul": torch.matmul, "and": torch.bitwise_and,
+    "or": torch.bitwise_or, "xor": torch.bitwise_xor, "lshift": torch.bitwise_left_shift, "rshift": torch.bitwise_right_shift,
+}.items():  # fmt: skip
     setattr(Rows, f"__r{_name}__", _reversed(_func))
 
 
@@ -235,7 +248,10 @@ def wrap(data: Tensor, axes: Sequence[Selection | None]) -> Any:
     """Rows, or a plain tensor where no axis is left."""
     if len(axes) != data.dim():
         raise AssertionError(f"{len(axes)} axes for shape {tuple(data.shape)}")
-    return Rows(data, tuple(axes)) if any(axis is not None for axis in axes) else data
+    for axis in axes:
+        if axis is not None:
+            return Rows(data, tuple(axes))
+    return data
 
 
 def along(vector: Tensor, d: int, ndim: int) -> Tensor:
@@ -248,7 +264,7 @@ def valid_of(axes: Sequence[Selection | None], dims: Sequence[int] | None = None
     valid = None
     for d, axis in enumerate(axes):
         if axis is not None and (dims is None or d in dims):
-            this = along(axis.valid, d, len(axes))
+            this = axis.valid_at(d, len(axes))
             valid = this if valid is None else valid & this
     return valid
 
@@ -259,22 +275,31 @@ def settle(data: Tensor, axes: Sequence[Selection | None], dims: Sequence[int] |
         if axis is not None and axis.slots and (dims is None or d in dims):
             row = data.detach().index_select(d, axis.first)
             row = torch.where(axis.any, row, _pattern(row))
-            data = torch.where(along(axis.valid, d, data.dim()), data, row)
+            data = torch.where(axis.valid_at(d, data.dim()), data, row)
+    return data
+
+
+def filled(data: Tensor, axes: Sequence[Selection | None]) -> Tensor:
+    """The data, finite where there is no real row: what has become of the pattern, as the mean of nothing, may be NaN."""
+    for d, axis in enumerate(axes):
+        if axis is not None and axis.slots:
+            data = torch.where(axis.any, data, _pattern(data.detach().narrow(d, 0, 1)))
     return data
 
 
 def _pattern(row: Tensor) -> Tensor:
     """What stands for a row where there is none: other numbers in (0, 1) each time, increasing; 0 or False if not floating."""
-    if not (row.is_floating_point() or row.is_complex()):
-        return torch.zeros_like(row)
-    block, width = current(), math.prod(row.shape)
-    offset = block.next() * 0.6180339887498949 % 1.0
+    block, shape, dtype, device = current(), row.shape, row.dtype, row.device
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return block.once(("zero", dtype, device), lambda: torch.zeros((), dtype=dtype, device=device))  # type: ignore[no-any-return]
+    width = shape.numel()
 
     def make() -> Tensor:
-        steps = torch.arange(width, device=row.device, dtype=torch.float32)
-        return ((steps + 1) / (width + 2)).to(row.dtype)
+        steps = torch.arange(width, device=device, dtype=torch.float32)
+        return ((steps + 1) / (width + 2)).to(dtype).reshape(shape)
 
-    return (block.once(("pattern", width, row.dtype, row.device), make) + offset / (width + 2)).reshape(row.shape)  # type: ignore[no-any-return]
+    offset = block.next() * 0.6180339887498949 % 1.0
+    return block.once(("pattern", shape, dtype, device), make) + offset / (width + 2)  # type: ignore[no-any-return]
 
 
 def guard(value: Tensor, axes: Sequence[Selection | None], missing: Sequence[int]) -> Tensor:
@@ -284,5 +309,5 @@ def guard(value: Tensor, axes: Sequence[Selection | None], missing: Sequence[int
     for d in missing:
         axis = axes[d]
         assert axis is not None
-        value = torch.where(along(axis.valid, d, len(axes)), value, value.detach())
+        value = torch.where(axis.valid_at(d, len(axes)), value, value.detach())
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,25 +43,45 @@ class Block:
 
     def number(self, tensor: Tensor) -> Hashable:
         """The number of a tensor: a new one if it was never seen, or was written to since."""
+        number = self._number(tensor)
+        return self._assign(tensor, self.next(), derived=False) if number is None else number
+
+    def _number(self, tensor: Tensor) -> Hashable:
         if _tells_nothing(tensor):
             for known, number, _ in self._untold:
                 if known is tensor:
                     return number
-        else:
-            seen = self._numbers.get(id(tensor))
-            if seen is not None and seen[0]() is tensor and seen[1] == tensor._version:
-                return seen[2]
-        return self._assign(tensor, self.next(), derived=False)
+            return None
+        seen = self._numbers.get(id(tensor))
+        return seen[2] if seen is not None and seen[0]() is tensor and seen[1] == tensor._version else None
 
     def derive(self, tensor: Tensor, *key: Hashable) -> None:
-        """Gives a tensor the number that stands for a key: how it was made from tensors of other numbers."""
-        self._assign(tensor, self.once(("number", *key), self.next), derived=True)
+        """Gives a tensor, where it has none, the number that stands for a key: how it was made from tensors of other numbers."""
+        if self._number(tensor) is None:
+            self._assign(tensor, self.once(("number", *key), self.next), derived=True)
+
+    def derive_same(self, tensor: Tensor, base: Tensor) -> None:
+        """Gives a tensor that is a copy of another one its number."""
+        number = self.number(base)
+        if self._number(tensor) is None:
+            self._assign(tensor, number, derived=True)
 
     def derive_view(self, tensor: Tensor, base: Tensor) -> None:
         """Gives a tensor that has the entries of another, in order but in another shape, a number that tells so."""
         number = self.number(base)
         flat = self._flat.setdefault(number, number)
         self.once(("number", "view", flat, tuple(base.shape)), lambda: number)
+        self._derive_flat(tensor, flat)
+
+    def derive_cat(self, tensor: Tensor, parts: Sequence[Tensor]) -> None:
+        """Gives a tensor that has the entries of several others, one after another, a number that tells so."""
+        self._derive_flat(tensor, self.flat_number_of_cat(map(self.flat_number, parts)))
+
+    def flat_number_of_cat(self, flat_numbers: Iterable[Hashable]) -> Hashable:
+        """The number, whatever the shape, of what has the entries of several tensors."""
+        return self.once(("number", "cat", *flat_numbers), self.next)  # type: ignore[no-any-return]
+
+    def _derive_flat(self, tensor: Tensor, flat: Hashable) -> None:
         self.derive(tensor, "view", flat, tuple(tensor.shape))
         self._flat[self.number(tensor)] = flat
 
@@ -76,7 +96,7 @@ class Block:
 
     def narrow(self, mask: Tensor) -> Tensor:
         """The mask that this one was expanded from; itself if it was not."""
-        return self._narrow.get(self.number(mask), mask)
+        return self._narrow.get(self.number(mask), mask) if self._narrow else mask
 
     def _assign(self, tensor: Tensor, number: Hashable, derived: bool) -> Hashable:
         """Gives a tensor a number, which it keeps until somebody writes to it."""

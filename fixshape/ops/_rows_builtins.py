@@ -1,12 +1,15 @@
-"""Which builtins of Python answer for rows and counts while a block of static indexing is open? ``len``, ``max`` and ``min``.
+"""Which builtins of Python answer for rows and counts while a block of static indexing is open?
 
-Python's own insist on an int, or ask which of two is greater and wait for the answer.
+``len``, ``max`` and ``min``, as Python's own insist on an int, or ask which of two is greater and wait for the answer; and
+``isinstance``, as code asks ``isinstance(x, torch.Tensor)`` and goes another way where the answer is no. That rows say so
+themselves, by a ``__class__``, would be believed by C++ too, which then reads a tensor where there is none.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,28 +17,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fixshape.ops._rows import Rows
+from fixshape.ops._rows import Part, Rows
 from fixshape.ops._rows_block import opened
 from fixshape.ops._rows_call import untracked
-from fixshape.ops._rows_count import Count
+from fixshape.ops._rows_count import Condition, Count
+from fixshape.ops._rows_select import Indices
 
 _lock = threading.Lock()
 _open = 0
-_own: dict[str, Callable[..., Any]] = {"len": builtins.len, "max": builtins.max, "min": builtins.min}
+_own: dict[str, Callable[..., Any]] = {name: getattr(builtins, name) for name in ("isinstance", "len", "max", "min")}
+
+_ROWS = {Rows, Part, Indices}
+_STAND_INS = {*_ROWS, Count, Condition}
 
 
 def _len(thing: Any, /) -> Any:
-    return thing.shape[0] if type(thing) is Rows else _own["len"](thing)
+    return thing.shape[0] if type(thing) in _ROWS else _own["len"](thing)
+
+
+def _isinstance(thing: Any, kinds: Any, /) -> Any:
+    answer = _own["isinstance"](thing, kinds)
+    if answer or type(thing) not in _STAND_INS:
+        return answer
+    asks = sys._getframe(1)
+    if asks.f_globals.get("__name__", "").startswith(("torch.", "fixshape.")) and asks.f_code is not torch.is_tensor.__code__:
+        return False  # what follows there is for real tensors
+    return issubclass(thing._stands_for(), kinds)
 
 
 def _extreme(name: str, bound: str) -> Callable[..., Any]:
     def extreme(*args: Any, **kwargs: Any) -> Any:
-        if opened() is None or kwargs or _own["len"](args) < 2 or not all(map(_is_number, args)):
+        values = args[0] if _own["len"](args) == 1 and type(args[0]) in (list, tuple) else args
+        counts = _own["len"](values) > 1 and any(isinstance(value, (Count, Tensor)) for value in values)
+        if not counts or kwargs or opened() is None or not all(map(_is_number, values)):
             return _own[name](*args, **kwargs)
         # Counts first, and what Python has at last: a number clamps a tensor, and not the other way round.
-        ordered = sorted(args, key=lambda value: (not isinstance(value, Count), not isinstance(value, Tensor)))
-        if not isinstance(ordered[0], (Count, Tensor)):
-            return _own[name](*args)
+        ordered = sorted(values, key=lambda value: (not isinstance(value, Count), not isinstance(value, Tensor)))
         return functools.reduce(lambda one, other: untracked(Tensor.clamp, (one,), {bound: other}), ordered)
 
     return extreme
@@ -48,7 +65,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (Count, int, float))
 
 
-_REPLACED: dict[str, Callable[..., Any]] = {"len": _len, "max": _extreme("max", "min"), "min": _extreme("min", "max")}
+_REPLACED: dict[str, Callable[..., Any]] = {
+    "isinstance": _isinstance,
+    "len": _len,
+    "max": _extreme("max", "min"),
+    "min": _extreme("min", "max"),
+}
 
 
 def replace_builtins() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from builtins import isinstance  # noqa: UP029  # a block puts slower ones in their place
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fixshape.ops._rows_block import current
+from fixshape.ops._rows_block import Block, current
 from fixshape.ops._rows_error import Refusal, refused
-from fixshape.ops._rows_number import NUMBERED, VIEWS, WRITING, derive
-from fixshape.ops._rows_registry import HANDLERS, NO_HANDLER, is_in_place, name_of
+from fixshape.ops._rows_number import NUMBERED, VIEWS, derive
+from fixshape.ops._rows_registry import HANDLERS, NO_HANDLER, WRITING, name_of
 
 
 def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -20,38 +21,50 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     block = current()
     try:
         result = handle(func, args, kwargs)
-        if hasattr(result, "_axes") and func in NUMBERED and (func in VIEWS or result._data.dtype == torch.bool):
-            derive(func, args, kwargs, result)
-        if func in WRITING:
-            block.wrote(args[0])
-        return result
     except Refusal as refusal:
-        # Rows in their own order meet sorted ones k-th to k-th, if those are as many: bring them to the front too.
-        moved = at_front(args), at_front(kwargs)
-        if not writes_in_place(func, args) and _differ(moved, (args, kwargs)):
-            try:
-                return handle(func, *moved)
-            except Refusal:
-                pass
-        if block.strict[-1] or writes_in_place(func, args):
-            raise refused(name_of(func), _tensors(args, kwargs), refusal) from None
-    return func(*dense(args), **dense(kwargs))
+        return _recovered(block, func, args, kwargs, refusal)
+    if func in NUMBERED and hasattr(result, "_axes") and (func in VIEWS or result._data.dtype == torch.bool):
+        derive(func, args, kwargs, result)
+    if func in WRITING:
+        block.wrote(args[0])
+    return result
 
 
 def handle(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls the handler of an op."""
-    handler = HANDLERS.get(func)
-    if func in WRITING and not getattr(args[0], "_writable", True):
+    if (func in WRITING or kwargs.get("inplace")) and not getattr(args[0], "_writable", True):
         raise Refusal("a slice of rows, or a single one, is written", "Write it with a mask: x[torch.arange(n) < k] = v.")
     if not torch.is_grad_enabled() and _has_gradient(args) and in_autograd_function():
         raise Refusal("the forward pass of a torch.autograd.Function meets rows", "Apply the function before the selection.")
+    handler = HANDLERS.get(func)
     if handler is None:
         raise Refusal("there is no static form of this op on selected rows", NO_HANDLER)
     if "out" in kwargs:
         if kwargs["out"] is not None:
             raise Refusal("out= cannot hold selected rows", "Use the result that is returned.")
         kwargs = {key: value for key, value in kwargs.items() if key != "out"}
-    return handler(func, *args, **kwargs)
+    try:
+        return handler(func, *args, **kwargs)
+    except AttributeError as error:
+        if error.name not in ("_axes", "_data"):
+            raise
+        # The handler takes rows, and was given a plain tensor with rows or a count somewhere else.
+        raise Refusal("selected rows, or their count, are no argument that is followed here", NO_HANDLER) from None
+
+
+def _recovered(block: Block, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], refusal: Refusal) -> Any:
+    """What comes of an op that its handler refused: another way to follow it, an error, or what plain code does."""
+    written = func in WRITING and hasattr(args[0], "_axes")  # its dynamic form would write to a copy
+    # Rows in their own order meet sorted ones k-th to k-th, if those are as many: bring them to the front too.
+    moved = at_front(args), at_front(kwargs)
+    if not (written and moved[0][0] is not args[0]) and _differ(moved, (args, kwargs)):
+        try:
+            return handle(func, *moved)
+        except Refusal:
+            pass
+    if written or block.strict[-1]:
+        raise refused(name_of(func), _tensors(args, kwargs), refusal)
+    return func(*dense(args), **dense(kwargs))
 
 
 def _has_gradient(values: Iterable[Any]) -> bool:
@@ -72,11 +85,6 @@ def _forwards(kind: Any) -> set[Any]:
     """The code of the forward passes of all custom functions there are."""
     found = {getattr(kind.forward, "__code__", None)} if "forward" in kind.__dict__ else set()
     return found.union(*(_forwards(child) for child in kind.__subclasses__()))
-
-
-def writes_in_place(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the op writes to rows: its dynamic form would write to a copy."""
-    return (is_in_place(func) or func is Tensor.__setitem__) and hasattr(args[0], "_axes")
 
 
 def dense(value: Any) -> Any:

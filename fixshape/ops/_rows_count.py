@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
+from builtins import isinstance  # noqa: UP029  # a block puts slower ones in their place
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fixshape.ops._rows import OPERATORS, Rows, Selection
+from fixshape.ops._rows import Rows, Selection
 from fixshape.ops._rows_block import current
 from fixshape.ops._rows_call import untracked
 from fixshape.ops._rows_error import Refusal, refused
 from fixshape.ops._rows_registry import HANDLERS
 from fixshape.ops._rows_torchvision import zero_of_nothing
+
+_WAY_OUT = (
+    "Write torch.where(n > 0, a, b) for a branch, or drop the branch: the sum of nothing is 0, with zero gradients. "
+    "Under torch.compile write n.clamp(min=1) for max(1, n)."
+)
 
 
 class Count:
@@ -33,13 +39,22 @@ class Count:
     def __init__(self, value: Tensor, axis: Selection | None = None) -> None:
         self._value, self._axis = value, axis
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return untracked(func, args, kwargs or {})
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """To C++, which reads the sizes of ``torch.zeros(n, 4)`` before it asks a mode, a number of torch's not known yet.
+
+        With a ``__torch_function__`` it would be no number there.
+        """
+        return torch.SymInt
+
+    @property
+    def node(self) -> Any:
+        """Where C++ looks for the number."""
+        return self._number("a count as a size")
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(Tensor, name, None)
-        if not callable(attribute):
+        if not callable(attribute) or name == "__torch_function__":
             raise AttributeError(f"a count of selected rows has no attribute {name!r}")
         return functools.partial(_on_count, attribute, self)
 
@@ -53,17 +68,17 @@ class Count:
             return value
         return value.to(dtype)
 
-    def _number(self, what: str) -> Any:
+    def _stands_for(self) -> type:
+        """What plain code has in its place."""
+        return bool if self._value.dtype == torch.bool else float if self._value.is_floating_point() else int
+
+    def _number(self, what: str, way_out: str = _WAY_OUT) -> Any:
         if not current().strict[-1]:
             return self._value.item()
         raise refused(
             what,
             [],
-            Refusal(
-                "the number of selected rows is not known in Python",
-                "Write torch.where(n > 0, a, b) for a branch, or drop the branch: the sum of nothing is 0, with zero gradients. "
-                "Under torch.compile write n.clamp(min=1) for max(1, n).",
-            ),
+            Refusal("the number of selected rows is not known in Python", way_out),
         )
 
     def _dense(self) -> Any:
@@ -79,7 +94,23 @@ class Count:
         return int(self._number("a count as an index"))
 
     def __float__(self) -> float:
-        return float(self._number("float() of a count"))
+        return float(self._number("float() of a count", "Use it as it is, n / 2, or an operator: n**0.5 for math.sqrt(n)."))
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __round__(self, digits: int | None = None) -> Any:
+        rounded = self._value.round() if digits is None else self._value.round(decimals=digits)
+        return Count(rounded.long() if digits is None else rounded)
+
+    def __ceil__(self) -> Any:
+        return Count(self._value.ceil().long())
+
+    def __floor__(self) -> Any:
+        return Count(self._value.floor().long())
+
+    def __trunc__(self) -> Any:
+        return Count(self._value.trunc().long())
 
     def item(self) -> Any:
         """Raises, as it is a look at the device; the number under ``strict=False``."""
@@ -90,6 +121,21 @@ class Count:
 
     def __repr__(self) -> str:
         return "Count()"
+
+
+class Condition(Count):
+    """What a comparison of counts gives: a condition for ``torch.where``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return untracked(func, args, kwargs or {})
+
+
+def counted(value: Tensor) -> Count:
+    """A number on the device as what plain code has in its place."""
+    return Condition(value) if value.dtype == torch.bool else Count(value)
 
 
 def _on_count(func: Any, count: Count, /, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +164,11 @@ def _operator(name: str) -> Any:
     return operator
 
 
-for _name in OPERATORS:
-    if hasattr(Tensor, _name) and not _name.startswith("__i") and _name not in ("__getitem__", "__setitem__", "__contains__"):
+_BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+_OPERATORS = [
+    *(f"__{prefix}{name}__" for name in _BINARY.split() for prefix in ("", "r")),
+    *(f"__{name}__" for name in "eq ne lt le gt ge neg pos abs invert".split()),
+]
+for _name in _OPERATORS:
+    if hasattr(Tensor, _name):
         setattr(Count, _name, _operator(_name))
-setattr(Count, "__invert__", _operator("__invert__"))  # noqa: B010

@@ -5,14 +5,17 @@ A reduction replaces the padding of what it reduces by what does not change its 
 
 from __future__ import annotations
 
+import functools
 import math
+from builtins import isinstance, len  # noqa: UP029  # a block puts slower ones in their place
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fixshape.ops._rows import Rows, Selection, along, wrap
+from fixshape.ops._rows import Rows, Selection, axes_of, data_of, names_of, wrap
+from fixshape.ops._rows_block import current
 from fixshape.ops._rows_error import Refusal
 from fixshape.ops._rows_registry import NO_HANDLER, handles
 from fixshape.ops._rows_through import elementwise
@@ -40,17 +43,21 @@ def replaced(x: Rows, dims: Sequence[int], value: Any) -> Tensor:
     for d in dims:
         axis = x._axes[d]
         if axis is not None:
-            data = data.masked_fill(along(axis.padding, d, data.dim()), value)
+            data = data.masked_fill(axis.padding_at(d, data.dim()), value)
     return data
 
 
 def count_of(x: Rows, dims: Sequence[int]) -> Any:
     """How many real entries the reduction is over: [] int64, or a number where no selection is among the dimensions."""
-    count: Any = 1
-    for d in dims:
-        axis = x._axes[d]
-        count = count * (x._data.shape[d] if axis is None else axis.count)
-    return count
+    factor = math.prod([x._data.shape[d] for d in dims if x._axes[d] is None])
+    axes = [axis for axis in [x._axes[d] for d in dims] if axis is not None]
+    if not axes:
+        return factor
+
+    def make() -> Tensor:
+        return functools.reduce(torch.mul, [axis.count for axis in axes]) * factor  # type: ignore[no-any-return]
+
+    return current().once(("entries", factor, *names_of(axes)), make)
 
 
 def lowest(dtype: torch.dtype) -> Any:
@@ -83,9 +90,10 @@ def sum(func: Any, x: Any, dim: Any = None, keepdim: bool = False, *, axis: Any 
 def mean(func: Any, x: Any, dim: Any = None, keepdim: bool = False, *, axis: Any = None, dtype: Any = None) -> Any:
     """Of no rows NaN, as in torch."""
     dims = dims_of(x, dim if axis is None else axis)
-    if is_ordinary(x, dims):
+    if is_ordinary(x, dims) or not (dtype or x._data.dtype).is_floating_point:  # of which torch.mean raises
         return wrap(torch.mean(x._data, dims, keepdim, dtype=dtype), left(x, dims, keepdim))
-    count = count_of(x, dims).clamp(min=1) if zero_of_nothing() else count_of(x, dims)
+    count = count_of(x, dims)
+    count = count.clamp(min=1) if zero_of_nothing() else count
     own = x._data.dtype if dtype is None else dtype
     total = torch.sum(replaced(x, dims, 0), dims, keepdim, dtype=wide(own))  # in half precision sums end at 65504
     return wrap((total / count).to(own), left(x, dims, keepdim))
@@ -122,11 +130,21 @@ def prod(func: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: An
     )
 
 
-@handles("any", "all")
+@handles("bincount")
+def bincount(func: Any, x: Any, weights: Any = None, minlength: int = 0) -> Any:
+    """With as many bins as ``minlength``; an entry that has none is an error."""
+    if not minlength or (weights is not None and axes_of(weights) != x._axes):
+        raise Refusal("the number of bins is not given", "Write torch.bincount(x, minlength=k), k larger than any entry.")
+    counted = torch.ones_like(x._data) if weights is None else data_of(weights)
+    bins = torch.zeros(minlength, dtype=counted.dtype, device=counted.device)
+    return bins.scatter_add(0, replaced(x, [0], 0), replaced(Rows(counted, x._axes), [0], 0))
+
+
+@handles("any", "all", torch._is_all_true, torch._is_any_true)
 def any_all(func: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Of no rows False and True."""
     dims = dims_of(x, dim)
-    is_all = func in (torch.all, Tensor.all)
+    is_all = func in (torch.all, Tensor.all, torch._is_all_true)
     data = replaced(x, dims, is_all)
     # A Python bool among other dtypes would make the tensor another one.
     data = data if data.dtype == torch.bool else data != 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,7 +58,28 @@ def users_line() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and _is_not_the_users(frame.f_code.co_filename):
         frame = frame.f_back
-    path, number = frame.f_code.co_filename, frame.f_lineno
+    return _shown_line(frame.f_code.co_filename, frame.f_lineno)
+
+
+#: How code that takes real tensors alone, in C++ mostly, calls what it was given.
+_MENTION = re.compile(r"_rows\w*\.\w|'(?:Rows|Count)'|[(, ](?:Rows|Count)[,)]|got (?:Rows|Count)\b")
+
+
+def foreign(error: BaseException | None) -> StaticIndexingError | None:
+    """The error for the user where other code raised one as it was given rows or a count."""
+    if not isinstance(error, (TypeError, ValueError, RuntimeError, AttributeError)) or isinstance(error, StaticIndexingError):
+        return None
+    if not _MENTION.search(str(error)):
+        return None
+    lines = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    line = next((line for line in reversed(lines) if not _is_not_the_users(line[0])), lines[-1])
+    return StaticIndexingError(
+        f"static_indexing: code that takes real tensors alone met selected rows, or their count ({_shown_line(*line)}): "
+        f"{str(error).splitlines()[0]} Call it before the selection, or call the function that was scripted or transformed."
+    )
+
+
+def _shown_line(path: str, number: int) -> str:
     source = linecache.getline(path, number).strip()
     return f"{path}:{number}" + (f": {source}" if source else "")
 

@@ -39,14 +39,17 @@ def one_after_another(parts: Sequence[Any]) -> Selection | None:
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     device = next(part for part in parts if isinstance(part, Selection)).valid.device
+    masks = [part.mask if isinstance(part, Selection) else None for part in parts]
+    # The rows of several masks are those of one mask, which plain code may make of them in the same way.
+    mask = None if None in masks else current().flat_number_of_cat(masks)
 
     def make() -> Selection:
         valid = [
             part.valid if isinstance(part, Selection) else torch.ones(part, dtype=torch.bool, device=device) for part in parts
         ]
-        return Selection(torch.cat(valid))
+        return Selection(torch.cat(valid), mask=mask)
 
-    return current().once(("cat", *names_of(parts)), make)  # type: ignore[no-any-return]
+    return current().once(("cat", *names_of(parts)) if mask is None else ("mask", mask), make)  # type: ignore[no-any-return]
 
 
 @handles("stack")
@@ -57,12 +60,10 @@ def stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Any:
     return cat(torch.cat, [unsqueeze(torch.unsqueeze, t, dim) if isinstance(t, Rows) else t.unsqueeze(dim) for t in tensors], dim)
 
 
-@handles("hstack", "vstack", "column_stack")
+@handles("hstack", "vstack", "row_stack", "column_stack")
 def hstack(func: Any, tensors: Sequence[Any]) -> Any:
     """By their number of dimensions ``cat`` or ``stack``."""
-    vectors = data_of(tensors[0]).dim() == 1
     if func is torch.hstack:
-        return cat(torch.cat, tensors, 0 if vectors else 1)
-    if func is torch.vstack:
-        return stack(torch.stack, tensors, 0) if vectors else cat(torch.cat, tensors, 0)
-    return stack(torch.stack, tensors, 1) if vectors else cat(torch.cat, tensors, 1)
+        return cat(torch.cat, tensors, 0 if data_of(tensors[0]).dim() == 1 else 1)
+    new = 1 if func is torch.column_stack else 0  # the dimension that a vector gets
+    return cat(torch.cat, [x.unsqueeze(new) if data_of(x).dim() == 1 else x for x in tensors], new)

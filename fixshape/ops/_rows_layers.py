@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision  # noqa: F401  # it registers roi_align
 from torch import Tensor
 
 from fixshape.ops._batch_norm import masked_batch_norm
-from fixshape.ops._rows import Rows, Selection, axes_of, data_of, settle, valid_of, wrap
+from fixshape.ops._rows import Rows, Selection, axes_of, data_of, filled, settle, valid_of, wrap
 from fixshape.ops._rows_count import Count
 from fixshape.ops._rows_error import Refusal
-from fixshape.ops._rows_registry import NO_HANDLER, handles, name_of
+from fixshape.ops._rows_registry import NO_HANDLER, functions, handles, name_of
 from fixshape.ops._rows_select import at_rest, getitem
 from fixshape.ops._rows_shape import listed, ordinary
 from fixshape.ops._rows_through import elementwise, joined
@@ -25,6 +26,14 @@ def cut(data: Tensor, axes: Sequence[Selection | None]) -> Any:
         valid = valid_of(axes)
         data = data if valid is None else torch.where(valid, data, data.detach())
     return wrap(data, axes)
+
+
+def fed(x: Any, *others: Any) -> Tensor:
+    """The data of an operand, finite if another one has a gradient, which is a sum over the padding too: of 0 times that."""
+    data: Tensor = data_of(x)
+    if isinstance(x, Rows) and torch.is_grad_enabled() and any(data_of(y).requires_grad for y in others if y is not None):
+        return filled(data, x._axes)
+    return data
 
 
 @handles("einsum")
@@ -43,7 +52,7 @@ def einsum(func: Any, equation: str, *operands: Any) -> Any:
             axes[letter] = axis or axes.get(letter)
     inputs = []
     for term, tensor in zip(letters, tensors, strict=True):
-        data = data_of(tensor)
+        data = fed(tensor, *tensors)
         valid = valid_of(axes_of(tensor), [d for d, letter in enumerate(term) if letter not in output])
         inputs.append(data if valid is None else torch.where(valid, data, 0))
     return cut(torch.einsum(equation, *inputs), [axes[letter] for letter in output])
@@ -55,21 +64,23 @@ def matmul(func: Any, a: Any, b: Any) -> Any:
     if name_of(func) == "__rmatmul__":
         a, b = b, a
     if name_of(func) == "inner":
+        if data_of(b).dim() > 2:
+            raise Refusal("inner() of more than a matrix is not followed", 'Write it as an einsum: "nd,mkd->nmk".')
         b = wrap(data_of(b).mT, (*axes_of(b)[:-2], axes_of(b)[-1], axes_of(b)[-2])) if data_of(b).dim() > 1 else b
     at = -1 if data_of(b).dim() == 1 else -2
     if axes_of(a)[-1] is not axes_of(b)[at]:
         raise Refusal("a product sums over rows of one side that the other side does not have", "Select both with the same mask.")
-    left, right = _without(a, data_of(a).dim() - 1), _without(b, data_of(b).dim() + at)
+    left, right = _without(a, data_of(a).dim() - 1, b), _without(b, data_of(b).dim() + at, a)
     leading = [wrap(data_of(t).flatten(-2)[..., 0], axes_of(t)[:-2]) for t in (a, b) if data_of(t).dim() > 2]
     axes: list[Selection | None] = list(joined(leading)) if leading else []
     axes += ([axes_of(a)[-2]] if data_of(a).dim() > 1 else []) + ([axes_of(b)[-1]] if data_of(b).dim() > 1 else [])
     return cut(torch.matmul(left, right), axes)
 
 
-def _without(x: Any, d: int) -> Tensor:
+def _without(x: Any, d: int, other: Any) -> Tensor:
     """The data with 0 in the padding of a dimension that is summed over."""
-    valid = valid_of(axes_of(x), [d])
-    return data_of(x) if valid is None else torch.where(valid, data_of(x), 0)
+    data, valid = fed(x, other), valid_of(axes_of(x), [d])
+    return data if valid is None else torch.where(valid, data, 0)
 
 
 @handles("outer", "ger")
@@ -92,7 +103,8 @@ def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(weight, Rows):
         result = matmul(torch.matmul, x, weight.t())
         return result if bias is None else elementwise(torch.add, result, bias)
-    return cut(F.linear(x._data, weight, bias), x._axes)
+    result = F.linear(fed(x, weight), weight, bias)
+    return cut(result, x._axes[: result.dim()])  # a vector of weights leaves no last dimension
 
 
 @handles("cdist")
@@ -100,7 +112,7 @@ def cdist(func: Any, a: Any, b: Any, p: float = 2.0, compute_mode: str = "use_mm
     """The distance of each row to each."""
     if data_of(a).dim() != 2 or data_of(b).dim() != 2:
         raise Refusal("cdist() of batches has no static form", "Use (a.unsqueeze(-2) - b.unsqueeze(-3)).norm(dim=-1).")
-    return cut(torch.cdist(data_of(a), data_of(b), p, compute_mode), [axes_of(a)[0], axes_of(b)[0]])
+    return cut(torch.cdist(fed(a, b), fed(b, a), p, compute_mode), [axes_of(a)[0], axes_of(b)[0]])
 
 
 @handles("one_hot")
@@ -126,7 +138,8 @@ def layer_norm(func: Any, x: Any, normalized_shape: Sequence[int], *args: Any, *
     """Over ordinary dimensions."""
     for d in range(1, len(normalized_shape) + 1):
         ordinary(x, -d)
-    return cut(func(x._data, normalized_shape, *args, **kwargs), x._axes)
+    weights = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    return cut(func(fed(x, *weights), normalized_shape, *args, **kwargs), x._axes)
 
 
 @handles("cosine_similarity")
@@ -136,7 +149,7 @@ def cosine_similarity(func: Any, x1: Any, x2: Any, dim: int = 1, eps: float = 1e
     d = dim % len(axes)
     if axes[d] is not None:
         raise Refusal("the similarity is along the dimension of the selected rows", "Multiply the rows and sum them.")
-    return cut(torch.cosine_similarity(data_of(x1), data_of(x2), d, eps), [axis for k, axis in enumerate(axes) if k != d])
+    return cut(torch.cosine_similarity(fed(x1, x2), fed(x2, x1), d, eps), [axis for k, axis in enumerate(axes) if k != d])
 
 
 @handles("pairwise_distance")
@@ -145,25 +158,48 @@ def pairwise_distance(func: Any, x1: Any, x2: Any, p: float = 2.0, eps: float = 
     axes = joined([x1, x2])
     if axes[-1] is not None:
         raise Refusal("the distance is along the dimension of the selected rows", "Subtract the rows and use norm().")
-    return cut(F.pairwise_distance(data_of(x1), data_of(x2), p, eps, keepdim), [*axes[:-1], None] if keepdim else axes[:-1])
+    return cut(F.pairwise_distance(fed(x1, x2), fed(x2, x1), p, eps, keepdim), [*axes[:-1], None] if keepdim else axes[:-1])
 
 
-_EACH = """
-conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d
-avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-adaptive_max_pool3d interpolate upsample grid_sample affine_grid group_norm pixel_shuffle pixel_unshuffle unfold lp_pool1d
-lp_pool2d bilinear
-"""
+#: What treats each entry of the first dimension for itself, by how many dimensions the input then has; with one fewer the
+#: first are channels, which a convolution adds up.
+_EACH = {
+    "conv1d conv_transpose1d": (3,),
+    "conv2d conv_transpose2d unfold": (4,),
+    "conv3d conv_transpose3d": (5,),
+    "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d lp_pool1d": (2, 3),
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d": (3, 4),
+    "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d": (4, 5),
+    "pixel_shuffle pixel_unshuffle": (4, 5, 6),
+    "interpolate upsample instance_norm": (3, 4, 5),
+    "grid_sample": (4, 5),
+    "affine_grid": (3,),
+    "group_norm bilinear": (2, 3, 4, 5),
+    "scaled_dot_product_attention": (3, 4, 5),
+}
+_OF_SEVERAL = ("bilinear", "grid_sample", "scaled_dot_product_attention")
+_DIMS = {function: dims for names, dims in _EACH.items() for name in names.split() for function in functions(name)}
+_DIMS |= {torch._C._nn.avg_pool2d: (3, 4), torch._C._nn.avg_pool3d: (4, 5)}
 
 
-@handles(*_EACH.split(), torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d)
+@handles(*_DIMS)
 def each(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """What treats each entry of the first dimension for itself; that must be the rows, and the only ones."""
+    """Its first dimension must be the rows, and the only ones; those of a second input too."""
     axis = axes_of(x)[0]
-    others = [value for value in (*args, *kwargs.values()) if isinstance(value, Rows)]
-    if axis is None or any(axes_of(value)[0] is not axis or any(axes_of(value)[1:]) for value in (x, *others)):
+    beside = [value for value in (*args, *kwargs.values()) if isinstance(value, Rows)]
+    alike = all(axes_of(value)[0] is axis and not any(axes_of(value)[1:]) for value in (x, *beside))
+    if axis is None or not alike or (beside and name_of(func) not in _OF_SEVERAL):
         raise Refusal("the rows are not the first dimension of the input alone", NO_HANDLER)
-    result = func(x._data, *map(data_of, args), **{key: data_of(value) for key, value in kwargs.items()})
+    if x._data.dim() not in _DIMS[func]:
+        raise Refusal(f"the first of {x._data.dim()} dimensions is not the one of the rows here", NO_HANDLER)
+    weights = [value for value in (*args, *kwargs.values()) if isinstance(value, (Rows, Tensor))]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Rows) and value.dtype == torch.bool:  # a mask of attention: of no rows all, and not none
+            return torch.where(axis.any, value._data, True)
+        return fed(value, x, *weights) if isinstance(value, Rows) else value
+
+    result = func(fed(x, *weights), *map(plain, args), **{key: plain(value) for key, value in kwargs.items()})
     if not isinstance(result, Tensor):
         raise Refusal("an op with several results is not followed", NO_HANDLER)
     return cut(result, [axis] + [None] * (result.dim() - 1))
@@ -197,3 +233,11 @@ def batch_norm(func: Any, x: Any, running_mean: Any, running_var: Any, *args: An
         raise Refusal("the rows are not the first dimension of the input alone", NO_HANDLER)
     result = masked_batch_norm(x._data, running_mean, running_var, valid_mask=axis.valid, **options)
     return wrap(settle(result, x._axes), x._axes)
+
+
+@handles(torch.ops.torchvision.roi_align, torch.ops.torchvision.roi_align.default)
+def roi_align(func: Any, input: Any, rois: Any, *args: Any) -> Any:
+    """Boxes of rows on plain features; that of no row is of the first image."""
+    if isinstance(input, Rows) or not isinstance(rois, Rows) or rois._axes[1] is not None:
+        raise Refusal("the features, or the numbers of a box, are selected rows", "Select boxes alone.")
+    return cut(func(input, filled(rois._data, rois._axes), *args), [rois._axes[0], None, None, None])

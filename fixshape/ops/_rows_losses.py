@@ -157,6 +157,23 @@ def nll_loss(func: Any, *args: Any, **kwargs: Any) -> Any:
     return cross_entropy(func, *args, **kwargs)
 
 
+@handles(F.ctc_loss)
+def ctc_loss(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Of selected samples, ``log_probs[:, mask]``; torch looks at their lengths on the host."""
+    given = bound(func, args, kwargs)
+    reduction, axis = given.pop("reduction"), axes_of(given["log_probs"])[1]
+    of_samples = [given[name] for name in ("targets", "input_lengths", "target_lengths")]
+    if axis is None or not all(isinstance(x, Rows) and x._axes[0] is axis and not any(x._axes[1:]) for x in of_samples):
+        raise Refusal("log_probs, targets and lengths are not of the same samples", "Select all of them with the same mask.")
+    inputs = {name: data_of(value) for name, value in given.items()}
+    steps = inputs["log_probs"].shape[0]
+    inputs["input_lengths"] = torch.where(axis.any, inputs["input_lengths"], steps)
+    losses = cut(func(**inputs, reduction="none"), (axis,))
+    if reduction == "mean":
+        losses = losses / wrap(inputs["target_lengths"].clamp(min=1).to(losses.dtype), (axis,))
+    return reduced(losses, reduction)
+
+
 def _by_class(func: Any, given: dict[str, Any], input: Any, target: Any) -> Any:
     """The loss of each row."""
     axes = list(axes_of(input))
@@ -197,6 +214,6 @@ def _weights(target: Any, weight: Tensor | None, ignore_index: int, like: Any) -
     return wrap(torch.where(counts, weight[torch.where(counts, labels, 0)], 0), axes_of(target))
 
 
-_LOSSES = (*ELEMENTWISE, *VECTORWISE, F.gaussian_nll_loss, F.kl_div, F.cross_entropy, F.nll_loss)
+_LOSSES = (*ELEMENTWISE, *VECTORWISE, F.gaussian_nll_loss, F.kl_div, F.cross_entropy, F.nll_loss, F.ctc_loss)
 #: The arguments of each loss, in order.
 _NAMES = {loss: tuple(inspect.signature(loss).parameters) for loss in _LOSSES}

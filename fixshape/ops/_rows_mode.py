@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builtins import isinstance  # noqa: UP029  # a block puts slower ones in their place
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
@@ -10,8 +11,8 @@ from fixshape.ops._rows import Rows
 from fixshape.ops._rows_block import current
 from fixshape.ops._rows_call import call
 from fixshape.ops._rows_count import Count
-from fixshape.ops._rows_number import NUMBERED, WRITING, derive
-from fixshape.ops._rows_registry import SOURCES
+from fixshape.ops._rows_number import NUMBERED, derive
+from fixshape.ops._rows_registry import SOURCES, WRITING
 
 _LISTS = (list, tuple)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fixshape.ops._rows import Rows, along, axes_of, data_of, settle, wrap
 from fixshape.ops._rows_count import Count
-from fixshape.ops._rows_ends import dims_of, highest, is_ordinary, left, lowest, replaced, vector_norm
+from fixshape.ops._rows_ends import highest, left, lowest, replaced, vector_norm
 from fixshape.ops._rows_error import Refusal
-from fixshape.ops._rows_registry import NO_HANDLER, handles, name_of
+from fixshape.ops._rows_registry import handles, name_of
 from fixshape.ops._rows_select import getitem
+from fixshape.ops._rows_shape import flatten, listed, ordinary
 from fixshape.ops._rows_through import elementwise
 
 
@@ -135,6 +136,28 @@ def median(func: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> 
     return torch.return_types.median((values, indices))
 
 
+@handles("quantile", "nanquantile")
+def quantile(func: Any, x: Any, q: Any, dim: Any = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+    """Between two neighbours in order; NaN where one entry is."""
+    if dim is None:
+        x, dim = x.flatten(), 0
+    d = dim % x._data.dim()
+    axis = x._axes[d]
+    if isinstance(q, (Rows, Tensor)) or axis is None or interpolation != "linear" or name_of(func) == "nanquantile":
+        if axis is None and not isinstance(q, Rows):
+            found = func(x._data, q, d, keepdim, interpolation=interpolation)
+            axes = left(x, [d], keepdim)
+            return wrap(found, [None] * (found.dim() - len(axes)) + axes)
+        raise Refusal("a quantile of this kind has no static form", "Give one number for q, and interpolation='linear'.")
+    at = q * (axis.count - 1).clamp(min=0).to(x._data.dtype)
+    low, high = (_pick(x, d, edge.long(), keepdim)[0] for edge in (at.floor(), at.ceil()))
+    between = elementwise(torch.lerp, low, high, (at - at.floor()).to(x._data.dtype))
+    whole = torch.where(axis.any, 0.0, math.nan) + replaced(x, [d], 0).sum(d, keepdim).detach() * 0
+    return elementwise(
+        torch.add, between, wrap(torch.where(whole.isnan(), math.nan, 0.0).to(x._data.dtype), left(x, [d], keepdim))
+    )
+
+
 def _pick(x: Rows, d: int, at: Any, keepdim: bool) -> tuple[Any, Any]:
     """The entry at a place of the order along a dimension, and its index."""
     axes = left(x, [d], keepdim)
@@ -208,17 +231,41 @@ def normalize(func: Any, x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-1
 
 
 @handles("diff")
-def diff(func: Any, x: Any, n: int = 1, dim: int = -1) -> Any:
-    """Between neighbours along an ordinary dimension."""
-    if not is_ordinary(x, dims_of(x, dim)):
-        raise Refusal("differences between neighbouring rows have no static form", NO_HANDLER)
-    return wrap(torch.diff(x._data, n, dim), x._axes)
+def diff(func: Any, x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Between neighbours, of rows between real ones; those are one fewer."""
+    if prepend is not None or append is not None:
+        raise Refusal("diff() with prepend or append is not followed", "Put it beside the rows with torch.cat first.")
+    d = dim % x._data.dim()
+    for _ in range(n):
+        before, after = (slice(None),) * d + (slice(None, -1),), (slice(None),) * d + (slice(1, None),)
+        if x._axes[d] is None:
+            x = elementwise(torch.sub, getitem(func, x, after), getitem(func, x, before))
+        else:
+            later = roll(func, x, -1, d)  # in the place of the earlier one
+            x = getitem(func, elementwise(torch.sub, later, x), before)
+    return x
 
 
-@handles("glu", "roll")
-def ordinary_only(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Along ordinary dimensions."""
-    dims = kwargs.get("dim", kwargs.get("dims", args[-1] if args else -1))
-    if not is_ordinary(x, dims_of(x, dims)):
-        raise Refusal("the op works along the dimension of the selected rows", NO_HANDLER)
-    return wrap(func(x._data, *args, **kwargs), axes_of(x))
+@handles("roll")
+def roll(func: Any, x: Any, shifts: Any, dims: Any = None) -> Any:
+    """Rows by rank: the last ones come first. Without dimensions the entries, all in a row."""
+    if dims is None or dims == ():
+        flat = roll(func, flatten(func, x), shifts, 0)
+        return wrap(flat._data.reshape(x._data.shape), x._axes)
+    data = x._data
+    for shift, dim in zip(listed([shifts]), listed([dims]), strict=True):
+        d = dim % data.dim()
+        axis = x._axes[d]
+        if axis is None:
+            data = data.roll(shift, d)
+        else:
+            rank = (axis.rank - shift).remainder(axis.count.clamp(min=1))
+            data = settle(data.index_select(d, axis.positions.index_select(0, rank)), x._axes, [d])
+    return wrap(data, x._axes)
+
+
+@handles("glu")
+def glu(func: Any, x: Any, dim: int = -1) -> Any:
+    """Along an ordinary dimension."""
+    ordinary(x, dim)
+    return wrap(func(x._data, dim), axes_of(x))

@@ -67,13 +67,22 @@ def getter(name: str) -> Any:
 
 
 def name_of(func: Any) -> str:
-    """An op as messages call it."""
-    return str(getattr(func, "__name__", func))
+    """An op as messages call it, which is the same in all places where torch has it."""
+    attribute = getattr(func, "__self__", None)  # of the function that reads it
+    name = (
+        getattr(attribute, "__name__", "") if getattr(func, "__name__", "") == "__get__" else getattr(func, "__name__", str(func))
+    )
+    return str(name).removeprefix("special_").removeprefix("linalg_")
 
 
-def is_in_place(func: Any) -> bool:
-    """Whether a function of torch writes to its first argument, by torch's rule for names."""
-    name = name_of(func)
+def _is_in_place(name: str) -> bool:
+    """By torch's rule for names; torch.compile does not know those that resize."""
     if name.startswith("__"):
-        return name.startswith("__i") and name not in ("__invert__", "__int__", "__index__")
-    return name.endswith("_")
+        return name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")
+    return name.endswith("_") and not name.startswith(("_", "resize"))
+
+
+#: Functions that write to their first argument and return it.
+IN_PLACE = {getattr(home, name) for home in _HOMES for name in dir(home) if _is_in_place(name) and callable(getattr(home, name))}
+#: Functions that write to their first argument.
+WRITING = IN_PLACE | {Tensor.__setitem__}

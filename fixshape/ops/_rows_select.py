@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from builtins import isinstance, len  # noqa: UP029  # a block puts slower ones in their place
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from fixshape.ops._rows import Axes, Part, Rows, Selection, along, axes_of, data
 from fixshape.ops._rows_block import current
 from fixshape.ops._rows_count import Count
 from fixshape.ops._rows_error import Refusal
+from fixshape.ops._rows_number import derive, expanded
 from fixshape.ops._rows_registry import handles, name_of
 from fixshape.ops._rows_shape import merged
 from fixshape.ops._rows_through import elementwise, joined
@@ -31,10 +33,14 @@ class Basic(NamedTuple):
 def getitem(func: Any, x: Any, key: Any) -> Any:
     """Indexing as torch does it: ints and slices first, then all masks and indices together."""
     if not isinstance(x, Rows) and not makes_rows(key):
-        return func(x, key)
+        part = func(x, key)
+        derive(func, (x, key), None, part)
+        return part
     if isinstance(x, Indices) and isinstance(key, tuple) and len(key) == 2 and key[0] in (slice(None), ...):
         if isinstance(key[1], int):
             return x._columns[key[1]]
+    if is_mask(key) and data_of(key).dim() <= data_of(x).dim():
+        return select(data_of(x), axes_of(x), 0, key)
     base = basic(x, key)
     if not base.indices:
         if not base.is_view and any(axis is not None for axis in base.axes):
@@ -52,7 +58,7 @@ def masked_select(func: Any, x: Any, mask: Any) -> Any:
     wide = data_of(mask)
     if wide.shape != shape:
         wide = wide.expand(shape)
-        current().derive(wide, Tensor.expand, current().number(data_of(mask)), tuple(shape))
+        current().derive(wide, *expanded(data_of(mask), shape))
         current().derive_wide(wide, data_of(mask))
     return select(data_of(x).expand(shape), list(axes), 0, wrap(wide, axes))
 
@@ -112,17 +118,18 @@ def selection_of(mask: Any) -> Selection:
     """The selection that a mask makes of all its dimensions: the same for the same mask."""
     data, axes = data_of(mask), axes_of(mask)
     block = current()
+    flat = None if isinstance(mask, Rows) else block.flat_number(data)
 
     def make() -> Selection:
         valid = (data if data.dtype == torch.bool else data != 0).detach().reshape(-1)
         own = [along(axis.valid, d, data.dim()) for d, axis in enumerate(axes) if axis is not None]
         for this in own:
             valid = valid & this.expand(data.shape).reshape(-1)
-        return Selection(valid.clone())  # the mask may be written to later
+        return Selection(valid.clone(), mask=flat)  # the mask may be written to later
 
-    if any(axis is not None for axis in axes):
+    if flat is None:
         return block.once(("mask", block.number(data), *names_of(axes)), make)  # type: ignore[no-any-return]
-    return block.once(("mask", block.flat_number(data)), make)  # type: ignore[no-any-return]
+    return block.once(("mask", flat), make)  # type: ignore[no-any-return]
 
 
 def select(data: Tensor, axes: Sequence[Selection | None], d: int, mask: Any) -> Any:

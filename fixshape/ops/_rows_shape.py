@@ -1,20 +1,20 @@
-"""The shapes of rows: what ``shape`` says, views, expansion, and tensors made with a count as a size."""
+"""The shapes of rows: what ``shape`` says, and views that move, merge and split dimensions."""
 
 from __future__ import annotations
 
 import math
+from builtins import isinstance, len  # noqa: UP029  # a block puts slower ones in their place
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fixshape.ops._rows import Rows, Selection, along, axes_of, data_of, guard, names_of, settle, wrap
+from fixshape.ops._rows import Selection, along, axes_of, data_of, names_of, settle, wrap
 from fixshape.ops._rows_block import current
 from fixshape.ops._rows_count import Count
 from fixshape.ops._rows_error import Refusal
 from fixshape.ops._rows_registry import NO_HANDLER, getter, handles, name_of
-from fixshape.ops._rows_through import joined, number_of
 
 Dims = list[Selection | None]
 
@@ -24,7 +24,12 @@ Dims = list[Selection | None]
 
 def sizes_of(x: Any) -> tuple[Any, ...]:
     """The shape of plain code, with a count for each dimension of rows."""
-    return tuple([size if axis is None else _count(axis) for size, axis in zip(data_of(x).shape, axes_of(x), strict=True)])
+    return counted_sizes(data_of(x).shape, axes_of(x))
+
+
+def counted_sizes(shape: Sequence[int], axes: Sequence[Selection | None]) -> tuple[Any, ...]:
+    """The sizes of the full-length tensors, with a count for each dimension of rows."""
+    return tuple([size if axis is None else _count(axis) for size, axis in zip(shape, axes, strict=True)])
 
 
 def _count(axis: Selection) -> Count:
@@ -57,7 +62,10 @@ def numel(func: Any, x: Any) -> Any:
     return total
 
 
-_ABOUT = "dtype device layout ndim requires_grad is_leaf is_cuda is_sparse is_meta is_quantized itemsize names grad_fn"
+_ABOUT = """
+dtype device layout ndim requires_grad is_leaf itemsize names grad_fn is_cuda is_cpu is_mps is_mtia is_xla is_xpu is_hpu is_ipu
+is_maia is_vulkan is_sparse is_sparse_csr is_mkldnn is_nested is_meta is_quantized
+"""
 
 
 @handles(
@@ -213,7 +221,7 @@ def reshape(func: Any, x: Any, *sizes: Any, **kwargs: Any) -> Any:
         return wrap(x._data.view(sizes[0]), x._axes)
     if hasattr(x, "_columns") and len(x._columns) == 1 and sizes == (-1,):
         return x._columns[0]
-    new = func(data_of(x), _slots(sizes))
+    new = func(data_of(x), slots_of(sizes))
     axes = regrouped(data_of(x).shape, axes_of(x), new.shape)
     for d, entry in enumerate(sizes):
         if isinstance(entry, Count) and axes[d] is not entry._axis:
@@ -239,7 +247,7 @@ def flatten(func: Any, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 @handles("unflatten")
 def unflatten(func: Any, x: Any, dim: int, sizes: Sequence[Any]) -> Any:
     """One dimension as several."""
-    new = x._data.unflatten(dim, _slots(sizes))
+    new = x._data.unflatten(dim, slots_of(sizes))
     return wrap(new, regrouped(x._data.shape, x._axes, new.shape))
 
 
@@ -327,7 +335,7 @@ def _size(piece: Any) -> int:
     return piece.slots if isinstance(piece, Selection) else int(piece)
 
 
-def _slots(sizes: Sequence[Any]) -> list[int]:
+def slots_of(sizes: Sequence[Any]) -> list[int]:
     """Sizes as the full-length tensors have them: the slots of a selection for its count."""
     slots = []
     for entry in sizes:
@@ -348,136 +356,3 @@ def ordinary(x: Any, dim: int) -> None:
     """Refuses a dimension of rows where an op needs an ordinary one."""
     if axes_of(x)[dim] is not None:
         raise Refusal("the op works along the dimension of the selected rows", NO_HANDLER)
-
-
-# -- expansion ----------------------------------------------------------------------------------------------------------------
-
-
-@handles("expand", "broadcast_to")
-def expand(func: Any, x: Any, *sizes: Any) -> Any:
-    """To more entries of a dimension, or to as many as there are rows."""
-    wanted = listed(sizes)
-    data, own = data_of(x), axes_of(x)
-    new = [None] * (len(wanted) - len(own)) + list(own)
-    missing = []
-    for d, entry in enumerate(wanted):
-        if isinstance(entry, Count) and new[d] is None:
-            new[d] = entry._axis
-            missing.append(d)
-        elif new[d] is not None and (entry._axis is not new[d] if isinstance(entry, Count) else entry != -1):
-            raise Refusal("a dimension of rows is expanded to another size", "Use -1 for that size.")
-    slots = [-1 if new[d] is not None and d not in missing else entry for d, entry in enumerate(_slots(wanted))]
-    return wrap(guard(data.expand(slots), new, missing), new)
-
-
-@handles("expand_as")
-def expand_as(func: Any, x: Any, other: Any) -> Any:
-    """To the shape of another tensor."""
-    return expand(Tensor.expand, x, *sizes_of(other))
-
-
-@handles("broadcast_tensors")
-def broadcast_tensors(func: Any, *tensors: Any) -> Any:
-    """Each to the shape of all."""
-    operands = listed(tensors)
-    axes = joined(operands)
-    shape = torch.broadcast_shapes(*(data_of(operand).shape for operand in operands))  # type: ignore[no-untyped-call]
-    sizes = sizes_of(wrap(torch.empty((), device="meta").expand(shape), axes)) if any(axes) else shape
-    return tuple(expand(Tensor.expand, operand, *sizes) for operand in operands)
-
-
-@handles("repeat", "tile")
-def repeat(func: Any, x: Any, *sizes: Any) -> Any:
-    """Copies along ordinary dimensions; as many as there are rows along one of size 1."""
-    wanted = listed(sizes)
-    new = [None] * (len(wanted) - len(axes_of(x))) + list(axes_of(x))
-    data = data_of(x).reshape((1,) * (len(new) - data_of(x).dim()) + data_of(x).shape)
-    missing = []
-    for d, entry in enumerate(wanted):
-        if isinstance(entry, Count) and new[d] is None and data.shape[d] == 1:
-            new[d] = entry._axis
-            missing.append(d)
-        elif isinstance(entry, Count) or (new[d] is not None and entry != 1):
-            raise Refusal("rows are repeated", "Expand a new dimension instead: rows.unsqueeze(1).expand(-1, k, -1).")
-    return wrap(guard(data.repeat(_slots(wanted)), new, missing), new)
-
-
-@handles("repeat_interleave")
-def repeat_interleave(func: Any, x: Any, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
-    """Each entry k times, next to each other."""
-    if isinstance(repeats, Count) and dim is not None and axes_of(x)[dim] is None and data_of(x).shape[dim] == 1:
-        return expand(func, x, *(repeats if d == dim % data_of(x).dim() else -1 for d in range(data_of(x).dim())))
-    if not isinstance(repeats, int):
-        raise Refusal("the number of repeats is not a Python int", "Index with the row that each entry belongs to.")
-    if dim is None:
-        return repeat_interleave(func, flatten(torch.flatten, x), repeats, 0)
-    d = dim % x._data.dim()
-    data = x._data.repeat_interleave(repeats, d)
-    axis = x._axes[d]
-    return wrap(data, [*x._axes[:d], None if axis is None else merged([axis, repeats]), *x._axes[d + 1 :]])
-
-
-# -- tensors made with a count as a size --------------------------------------------------------------------------------------
-
-
-@handles("zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_empty")
-def make(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Tensors with a dimension of as many entries as there are rows."""
-    owner = [data_of(args[0])] if args and isinstance(args[0], (Tensor, Rows)) else []
-    kwargs = dict(kwargs)
-    sizes = listed([kwargs.pop("size")] if "size" in kwargs else args[len(owner) :])
-    return _made(func(*owner, _slots(sizes), **kwargs), sizes)
-
-
-@handles("full", "new_full", "randint")
-def make_full(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """``full(size, value)``, ``randint(low, high, size)``."""
-    args = tuple(data_of(value) for value in args)
-    kwargs = dict(kwargs)
-    if "size" in kwargs:
-        sizes = kwargs["size"]
-        kwargs["size"] = _slots(sizes)
-    else:
-        sizes = next((value for value in args if isinstance(value, (tuple, list))), None)
-        if sizes is None:
-            return func(*map(number_of, args), **kwargs)
-        args = tuple(_slots(value) if value is sizes else value for value in args)
-    values = [number_of(value) for value in args]
-    fill = next((value for value in values if isinstance(value, Tensor) and value.dim() == 0), None)
-    if fill is not None and func is torch.full:  # torch.full would look at it
-        return _made(torch.zeros(values[0], **({"dtype": fill.dtype} | kwargs)) + fill, sizes)
-    return _made(func(*values, **kwargs), sizes)
-
-
-def _made(data: Tensor, sizes: Sequence[Any]) -> Any:
-    axes = [entry._axis if isinstance(entry, Count) else None for entry in sizes]
-    return wrap(settle(data, axes), axes)
-
-
-@handles("arange")
-def arange(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """``arange(n)``: the rank of each row."""
-    *start, end = args
-    if start not in ([], [0]) or not isinstance(end, Count) or end._axis is None:
-        raise Refusal(
-            "arange() reckons with a count of rows", "Use torch.arange(n), n = len(rows), and add to it or multiply it."
-        )
-    rank = end._axis.rank
-    return wrap(rank.to(kwargs.get("dtype") or rank.dtype), (end._axis,))
-
-
-@handles("as_tensor", "asarray")
-def as_tensor(func: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """A count as the tensor it is."""
-    data = value._value if isinstance(value, Count) else value._data
-    return wrap(func(data, *args, **kwargs), getattr(value, "_axes", ()))
-
-
-@handles("eye")
-def eye(func: Any, n: Any, m: Any = None, **kwargs: Any) -> Any:
-    """``eye(n)``: where a row meets itself."""
-    if not isinstance(n, Count) or n._axis is None or (m is not None and m is not n):
-        raise Refusal("eye() reckons with a count of rows", "Use torch.eye(n), n = len(rows).")
-    rank = n._axis.rank
-    same = rank.unsqueeze(1) == rank
-    return wrap(same.to(kwargs.get("dtype") or torch.get_default_dtype()), (n._axis, n._axis))

@@ -16,7 +16,7 @@ from fixshape.ops._rows import Rows, along, axes_of, data_of, settle, valid_of, 
 from fixshape.ops._rows_count import Count
 from fixshape.ops._rows_error import Refusal, shown_shape
 from fixshape.ops._rows_mode import meets_rows
-from fixshape.ops._rows_registry import handles, is_in_place, name_of
+from fixshape.ops._rows_registry import IN_PLACE, NO_HANDLER, handles, name_of
 from fixshape.ops._rows_select import (
     Basic,
     at_rest,
@@ -90,6 +90,9 @@ def write_mask(base: Basic, d: int, mask: Any, value: Any) -> None:
         ndim = data.dim() - width + 1
         own = axes_of(value)
         at = d - ndim + len(own)
+        if at >= 0 and own[at] is not None and own[at] is axis.__dict__.get("front"):  # rows in an order of their own
+            own = (*own[:at], axis, *own[at + 1 :])
+            value = wrap(data_of(value).index_select(at, axis.rank), own)
         if at >= 0 and own[at] is None and data_of(value).shape[at] != 1:
             raise Refusal(
                 f"{data_of(value).shape[at]} values are written to the rows of a mask", "Select them with the same mask."
@@ -161,7 +164,7 @@ def index_put(func: Any, x: Any, indices: Sequence[Any], values: Any, accumulate
     """As assignment; with ``accumulate`` every real entry is added."""
     if not isinstance(x, Rows) and not makes_rows(tuple(indices)) and not isinstance(values, Rows):
         return func(x, indices, values, accumulate)
-    target = x if is_in_place(func) else wrap(data_of(x).clone(), axes_of(x))
+    target = x if func in IN_PLACE else wrap(data_of(x).clone(), axes_of(x))
     key = tuple(slice(None) if index is None else index for index in indices)
     base = _place(target, key)
     one = None if accumulate else one_mask(base)
@@ -178,7 +181,7 @@ def masked_scatter(func: Any, x: Any, mask: Any, source: Any) -> Any:
     if not meets_rows((x, mask, source)) and not source.requires_grad:
         return func(x, mask, source)  # only its backward pass is dynamic
     axes = joined([x, mask])
-    if is_in_place(func) and tuple(axes_of(x)) != axes:
+    if func in IN_PLACE and tuple(axes_of(x)) != axes:
         raise Refusal("rows are written into a tensor that is not selected", "Write them with the mask: x[mask] = rows.")
     data, hit = torch.broadcast_tensors(data_of(x), data_of(mask))  # type: ignore[no-untyped-call]
     valid = valid_of(axes)
@@ -188,7 +191,7 @@ def masked_scatter(func: Any, x: Any, mask: Any, source: Any) -> Any:
     place = position_of(rank, axes_of(flat)[0], data_of(flat).shape[0])
     new = torch.where(hit, data_of(flat)[place].reshape(hit.shape), data)
     new = settle(new, axes)
-    if is_in_place(func):
+    if func in IN_PLACE:
         data_of(x).copy_(new)
         return x
     return wrap(new, axes)
@@ -199,7 +202,7 @@ def index_add(func: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: An
     """``index_add`` and ``index_copy`` by :func:`index_put`."""
     d = dim % data_of(x).dim()
     adds = "add" in func.__name__
-    target = x if is_in_place(func) else wrap(data_of(x).clone(), axes_of(x))
+    target = x if func in IN_PLACE else wrap(data_of(x).clone(), axes_of(x))
     base = _place(target, (slice(None),) * d + (index,))
     source = source if alpha == 1 else source * alpha
     write_indices(base, source, adds)
@@ -209,7 +212,7 @@ def index_add(func: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: An
 @handles("index_fill", in_place=True)
 def index_fill(func: Any, x: Any, dim: int, index: Any, value: Any) -> Any:
     """One value at all indices."""
-    target = x if is_in_place(func) else wrap(data_of(x).clone(), axes_of(x))
+    target = x if func in IN_PLACE else wrap(data_of(x).clone(), axes_of(x))
     write_indices(_place(target, (slice(None),) * (dim % data_of(x).dim()) + (index,)), value, False)
     return target
 
@@ -221,12 +224,12 @@ def scatter(func: Any, x: Any, dim: int, index: Any, src: Any = None, reduce: An
     value = options.pop("value", src)
     options |= {} if reduce is None else {"reduce": reduce}
     axes = axes_of(index)
-    target = x if is_in_place(func) else wrap(data_of(x).clone(), axes_of(x))
     if isinstance(value, (Rows, Tensor)) and axes_of(value) != axes:
         raise _foreign()
     if any(axes_of(x)[k] is not axis for k, axis in enumerate(axes) if k != d):
         raise _foreign()
-    data, places = data_of(target), position_of(at_rest(index), axes_of(x)[d], data_of(x).shape[d])
+    data = data_of(x).clone() if func in IN_PLACE else data_of(x)  # which autograd may ask for again
+    places = position_of(at_rest(index), axes_of(x)[d], data_of(x).shape[d])
     write = getattr(torch, name_of(func).rstrip("_"))
     if axes[d] is None:
         new = write(data, d, places, data_of(value), **options)
@@ -235,5 +238,18 @@ def scatter(func: Any, x: Any, dim: int, index: Any, src: Any = None, reduce: An
         places = places.masked_fill(along(axes[d].padding, d, places.dim()), data.shape[d])
         wide = torch.cat([data, data.narrow(d, 0, 1).detach()], d)
         new = write(wide, d, places, data_of(value), **options).narrow(d, 0, data.shape[d])
-    data.copy_(settle(new, axes_of(x)))
-    return target
+    new = settle(new, axes_of(x))
+    if func not in IN_PLACE:
+        return wrap(new, axes_of(x))
+    data_of(x).copy_(new)
+    return x
+
+
+@handles("fill_diagonal_")
+def fill_diagonal(func: Any, x: Any, value: Any, wrap: bool = False) -> Any:
+    """Where a row meets itself."""
+    if len(x._axes) != 2 or x._axes[0] is None or x._axes[0] is not x._axes[1]:
+        raise Refusal("a diagonal of this kind has no static form", NO_HANDLER)
+    rank = x._axes[0].rank
+    x._data.masked_fill_(rank.unsqueeze(1) == rank, value)
+    return x

@@ -13,9 +13,13 @@ from torch import nn
 
 from fixshape.ops import (  # noqa: F401  # they register handlers
     _rows_ends,
+    _rows_expand,
+    _rows_grad,
     _rows_join,
     _rows_layers,
     _rows_losses,
+    _rows_make,
+    _rows_matrices,
     _rows_order,
     _rows_select,
     _rows_shape,
@@ -26,7 +30,7 @@ from fixshape.ops._rows_block import Block, current, open_block, opened
 from fixshape.ops._rows_builtins import replace_builtins, restore_builtins
 from fixshape.ops._rows_call import dense
 from fixshape.ops._rows_count import Count
-from fixshape.ops._rows_error import Refusal, refused
+from fixshape.ops._rows_error import Refusal, foreign, refused
 from fixshape.ops._rows_mode import RowsMode
 
 
@@ -42,16 +46,16 @@ class static_indexing:  # it is used as a function
     ``len(rows)``, ``rows.shape[0]`` and ``rows.numel()`` are a count on the device, for arithmetic, comparison, ``clamp`` and
     division. Python's ``len`` insists on an int, and ``max(1, n)`` on an answer: while a block is open, in any thread, the
     builtins ``len``, ``max`` and ``min`` are replaced by ones that answer for rows and counts, the latter two also for whole
-    numbers on the device as ``pos.sum()``, and are the old ones for all else. ``torch.compile``, which makes the block one
-    graph with the code around it, does not see that: there write ``rows.shape[0]``, ``n.clamp(min=1)``, and ``torch.where``
-    for ``x[mask] = rows``.
+    numbers on the device as ``pos.sum()``, and are the old ones for all else. So is ``isinstance``, to which rows are a
+    ``torch.Tensor``, and a count is an ``int``; ``type`` and ``match`` are not. ``torch.compile``, which makes the block one
+    graph with the code around it, does not see any of that: there write ``rows.shape[0]``, ``n.clamp(min=1)``,
+    ``torch.where`` for ``x[mask] = rows``, and do not ask what is a tensor.
 
     What is different from plain code:
 
     * The sum of nothing is 0 and its mean NaN, as in torch; the largest of nothing, an error in torch, is the lowest number, and
       ``x[mask][k]`` and ``topk`` do not tell when there are too few rows.
-    * Where a count is a size it is the count as it is, not reckoned from; and first of several sizes it stands in a tuple:
-      ``torch.zeros((n, 4))``, ``x.expand((n, 4))``.
+    * Where a count is a size it is the count as it is, not reckoned from: ``torch.zeros(n, 4)``, and not ``n + 1``.
     * Random numbers on rows are drawn for every slot: other numbers than plain code draws from the same seed.
     * Sorting is stable, and distances of ``cdist`` are never taken by a product of matrices.
     * What was selected is remembered until the block ends: open it around the loss, and not around the loop.
@@ -131,6 +135,9 @@ class static_indexing:  # it is used as a function
         block.strict.pop()
         if not block.strict:
             open_block(None)
+        told = foreign(error)
+        if told is not None:
+            raise told from error
 
 
 def _handed_out(result: Any, strict: bool) -> Any:

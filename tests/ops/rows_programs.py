@@ -38,7 +38,7 @@ def run(code, mask, block):
     """The result of a program over :func:`inputs`, with the gradients of all of them."""
     names = inputs(mask)
     leaves = [value for value in names.values() if value.requires_grad]
-    names |= {"torch": torch, "F": F, "nn": nn, "tv": tv}
+    names |= {"torch": torch, "grad": torch.autograd.grad, "F": F, "nn": nn, "tv": tv}
     *statements, last = code.split("; ")
     with block:
         exec("\n".join([*statements, f"result = {last}"]), names)

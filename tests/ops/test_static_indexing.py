@@ -71,6 +71,12 @@ x[0 < c][m[c.view(-1) > 0]].sum(0)
 torch.where(x[m] > 0, x[m], 2 * y[m]).sum(0)
 x[m.to(torch.uint8).bool()].sum(0)
 torch.argwhere(m2).sum(0)
+len(m.nonzero()) * w + m.nonzero().shape[0] * w
+(x[m] * y[m.clone()]).sum(0) + (x[m] * y[m.detach()]).sum(0) + (x[m] * y[m.contiguous()]).sum(0)
+(x[m[:, None].expand(-1, 4)] * y[m.unsqueeze(-1).expand_as(y)]).sum()
+f = list(m.view(2, 3)); r = torch.cat([b[k] for b, k in zip(y.view(2, 3, 4), f)]); (x[torch.cat(f)] - r).square().sum(0)
+a, b = m.view(2, 3); r = torch.cat([y[:3][a], y[3:][b]], 0); (x.view(2, 3, 4)[torch.stack([a, b], 0)] * r).sum(0)
+k = m.clone(); r = x[m]; k[:2] = False; x[k].nan_to_num(0, 0, 0).sum(0) + r.sum(0)
 """.strip().splitlines()
 
 WRITES = """
@@ -101,6 +107,16 @@ r = x[m].clone(); v = r[:, 2:]; v += y[m, 2:]; v.clamp_(min=0); r.square().sum(0
 r = x[m].clone(); r.masked_fill_(r > 1, 1.0); r.mul_(w).sum(0)
 r = torch.zeros_like(x[m]); r.scatter_(1, c[m][:, None], 1.0); (r * x[m]).sum(0)
 r = x[m].new_zeros(len(x[m]), ) + x[m, 0]; r.sum()
+n = len(m.nonzero()); r = torch.zeros(n, 4).double(); r[torch.arange(n), c[m]] = 2.0; (r * x[m]).sum(0)
+n = len(x[m]); (x.new_ones(n, 4) * x[m]).sum(0) + w.expand(n, -1).mul(y[m]).sum(0) + w.repeat(n, 1).sum(0)
+r = x[m] * 1; F.relu(r, inplace=True); (r * w).sum(0)
+s = x[m] @ y[m].T; s.fill_diagonal_(-3.0); s.square().sum()
+a = x[m].scatter_reduce(1, c[m][:, None], y[m][:, :1], 'prod'); (a.cumsum(0).sin() + a).sum(0)
+r = torch.empty_like(x[m]); r.copy_(x[m]); r.sum(0)
+s = x[m][y[m, 0].argsort()] * 1; s[m2[m]] = 0; s.square().sum(0)
+z = w * torch.ones(6, 4).double(); z[m] = x[m][y[m, 0].argsort()]; (z * y.nan_to_num(0, 0, 0)).sum(0)
+s = y[m].sort(0)[0] * 1; s[x[m, 0] > 0] = 2.0; s.square().sum(0)
+s = x[m][y[m, 0].argsort()] * 1; s[torch.arange(len(s)), c[m]] = 0.25; s.square().sum(0)
 """.strip().splitlines()
 
 THROUGH = """
@@ -135,6 +151,31 @@ x[m].float().double().to(torch.float64).type_as(w).detach().sum(0) + w
 (x[m] > 0).sum(0) + (x[m] > 0).any(0) + (x[m] > 0).all(1).sum() + (~(x[m] > 0)).logical_or(y[m] > 0).sum(0)
 tv.box_iou(p[m], q[m]).square().sum() + tv.generalized_box_iou(p[m], q[m]).sum() + tv.box_area(p[m]).sum()
 nn.BatchNorm1d(4, dtype=torch.float64).eval()(x[m]).square().sum(0)
+v = x[m]; v = v - v.mean(0); (v @ torch.outer(w, w)).tanh().sum()
+v = x[m].detach(); v = v - v.mean(0); torch.einsum('nd,d->n', v, w).sum() + F.layer_norm(v, (4,), w).sum()
+v = x[m].detach(); v = v - v.mean(0); F.linear(v, w[None]).sum()
+v = x[m].detach(); v = v - v.mean(0); torch.cdist(v, w[None]).sum() + F.cosine_similarity(v, w[None]).sum()
+(F.linear(x[m].detach(), torch.outer(w, w)) - F.linear(y[m].detach(), torch.outer(w, w))).norm(dim=1).sum()
+(c[m] // c[m].clamp(min=1)).sum() + (c[m] % (c[m] + 1)).sum() + (7 // (c[m] + 1)).sum() + w
+(1 & c[m]).sum() + (6 | c[m]).sum() + (5 ^ c[m]).sum() + (1 << c[m]).sum() + (7 >> c[m]).sum() + x[m].sum()
+torch.special.log_softmax(x[m], 1).sum(0) + torch.special.softmax(x[m], 1).square().sum(0)
+F.conv1d(x[m].view(-1, 2, 2), w.view(2, 2, 1)).square().sum() + F.adaptive_avg_pool1d(x[m].view(-1, 2, 2), 1).square().sum()
+F.bilinear(x[m], y[m], w.view(1, 4, 1) * w.view(1, 1, 4)).square().sum() + F.glu(x[m]).sum()
+a = x[m].view(-1, 2, 2); F.scaled_dot_product_attention(a, y[m].view(-1, 2, 2), a * w.view(2, 2)).square().sum()
+a = x[m].view(-1, 2, 2); a = a - a.mean(0); k = a > -9; F.scaled_dot_product_attention(a * w[:2], a, a, attn_mask=k).sum()
+k = w.detach().sort()[0]; torch.bucketize(x[m], k).sum() * w + torch.searchsorted(k, y[m]).sum() + torch.isin(c[m], c[:2]).sum()
+a, b = torch.meshgrid(x[m, 0], y[m, 0], indexing='ij'); (a * b.exp()).sum()
+a, b = torch.meshgrid(x[m, 0], w, indexing='xy'); (a * b.exp()).sum()
+x[m].repeat(2, 1).mul(torch.cat([y[m], y[m]])).sum(0)
+n = len(x[m]); i, j = torch.triu_indices(n, n, 1); (x[m][i] * y[m][j]).sum(0)
+n = len(x[m]); i, j = torch.tril_indices(n, n); (x[m][i] - y[m][j]).square().sum(0)
+torch.column_stack([x[m][:, 0], y[m]]).prod(1).sum() + torch.row_stack([x[m], y[m]]).sum() + torch.vstack([x[m], y[m]]).sum(0)
+torch.linalg.cross(x[m][:, :3], y[m][:, 1:]).square().sum() + torch.cross(x[m][:, :3], w[None, :3], dim=1).sum()
+a = x[m].view(-1, 2, 2); a.det().sum() + (a.inverse() * w.view(2, 2)).sum() + torch.linalg.slogdet(a)[1].sum()
+r = x[m].detach().requires_grad_(); s = (r * w).sin().sum(1); grad(s, r, 0 * s + 1, create_graph=True)[0].norm(2, 1).sum()
+r = x[m] * w; g = grad(outputs=r.square().sum(), inputs=r, create_graph=True)[0]; g.square().sum(0)
+f = (w * torch.ones(1, 4, 4).double())[None]; tv.roi_align(f, torch.cat([0 * p[m][:, :1], p[m]], 1), 2).square().sum()
+torch.distributions.Normal(x[m], y[m].exp(), validate_args=False).log_prob(w).sum() + (x[m] == None) * w
 """.strip().splitlines()
 
 ENDS = """
@@ -156,6 +197,12 @@ r = x[m, 0]; (r[r.argsort()] * y[m, 0]).sum() + (y[m, 0].sort().values * r.argso
 r = x[m, 0]; n = len(r) // 2; r.topk(n).values.sum() + r.sort().values[:n].square().sum()
 x[m].cummax(0).values.sum(0) + x[m].cummin(0).values.mul(y[m]).sum(0)
 x.sort(dim=1, descending=True).values[m].square().sum(0)
+x[m].roll(1, 0).mul(y[m]).sum(0) + x[m].roll(-2, 0).mul(y[m]).sum(0) + (torch.roll(x[m], (1, 2), (0, 1)) * y[m]).sum(0)
+(x[m].roll(1) * y[m]).sum(0) + (x[m].roll(1, 1) * y[m]).sum(0)
+x[m].diff(dim=1).square().sum() + x[m].diff(dim=0).square().sum(0) + x[m].diff(n=2, dim=0).square().sum(0)
+torch.bincount(c[m], minlength=5).sum() * w + torch.bincount(c[m], x[m, 0].detach().exp(), minlength=4)
+n = len(x[m]); torch.tensor(n) * w + torch.tensor([n, 1.0]).sum() * w + x.new_tensor(n) * w + round(n / 2) * w
+s = sum(len(t) for t in (x[m], y[m])); torch.as_tensor([s], dtype=torch.float64) * w
 """.strip().splitlines()
 
 OF_SOMETHING = """
@@ -167,6 +214,8 @@ x[m].topk(1, 0).values + x[m].topk(2, 1).values.sum()
 x[m].median(0).values
 x[m].kthvalue(1, 0).values
 torch.aminmax(x[m].detach(), dim=0)[0] + w
+torch.cov(x[m].T, correction=0).sum(0) + torch.cov(x[m]).square().sum() + torch.corrcoef(x[m]).square().sum()
+torch.quantile(x[m], 0.3, 0) + torch.quantile(x[m], 0.5) + x[m].quantile(0.9, dim=0, keepdim=True).sum(0)
 """.strip().splitlines()
 
 LOSSES = [
@@ -209,7 +258,8 @@ tv.complete_box_iou_loss(p[m], q[m]
 LOSSES = [
     re.sub(r"^(nn\.\w+\(.*?\))", r"\1(x[m], " + ("c[m])" if "Cross" in loss else "y[m])"), loss) if loss[:2] == "nn" else loss
     for loss in LOSSES
-] + ["F.kl_div(x[m].log_softmax(1), y[m].softmax(1), reduction='batchmean')", "F.mse_loss(x[m], y[m], size_average=False)"]
+]
+LOSSES += ["F.kl_div(x[m].log_softmax(1), y[m].softmax(1), reduction='batchmean')", "F.mse_loss(x[m], y[m], size_average=False)"]
 # torch raises for an empty batch of these, or gives memory that nobody wrote to.
 _NOT_OF_NOTHING = ("triplet", "multilabel", "multi_margin")
 

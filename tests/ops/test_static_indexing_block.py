@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import math
 import threading
 from contextlib import nullcontext
 
@@ -155,12 +156,38 @@ def test_counts_among_tensors():
     x, m = torch.ones(6, 4), torch.tensor(MASKS["some"])
     with static_indexing():
         n = len(x[m])
-        assert torch.stack([n, n * 2]).tolist() == [3, 6]
-        assert torch.maximum(torch.tensor(2), n) == 3 and torch.clamp(n, min=4) == torch.tensor(4)
+        assert torch.tensor([n, n * 2]).tolist() == [3, 6] and torch.as_tensor([[n, 1.5]]).tolist() == [[3, 1.5]]
+        assert torch.tensor(n).dtype == torch.int64 and torch.tensor(n / 2).dtype == torch.float32
+        assert max([n, 4, n * 2]) == torch.tensor(6) and [int(torch.as_tensor(part)) for part in divmod(n, 2)] == [1, 1]
+        assert x.new_tensor([n, 1]).dtype == x.dtype and torch.as_tensor([n], dtype=torch.float64).tolist() == [3]
+        assert torch.tensor([n.clamp(min=4), round(n / 2), math.ceil(n / 2), math.floor(n / 2)]).tolist() == [4, 2, 2, 1]
         assert (n.float() / 2).sum() == 1.5 and n.reshape(1).tolist() == [3]
         whole = torch.zeros(6, dtype=torch.int64)
         whole[m] = 1.5
         assert whole.sum() == n * torch.ones(())
+
+
+def test_quantiles_along_an_ordinary_dimension():
+    """Of which torch before 2.10 itself looks at the probabilities on the host."""
+    code = "x[m].quantile(0.5, dim=1).sum() + x[m].quantile(torch.tensor([0.1, 0.9]).double(), dim=1).square().sum()"
+    for mask in ("some", "late", "single", "full"):
+        want, got = run(code, mask, nullcontext()), run(code, mask, static_indexing())
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_ctc_loss_of_selected_samples(reduction):
+    """Which itself looks at the lengths on the host."""
+    code = (
+        "s = F.log_softmax(x.nan_to_num(0, 0, 0), 1).expand(5, 6, 4)[:, m]; "
+        f"F.ctc_loss(s, 1 + c[m][:, None] % 3, 0 * c[m] + 5, 0 * c[m] + 1, reduction={reduction!r}).sum()"
+    )
+    for mask in ("some", "late", "single", "full"):
+        want, got = run(code, mask, nullcontext()), run(code, mask, static_indexing())
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    value, gradients = run(code, "empty", static_indexing())
+    assert not any(gradient.any() for gradient in gradients)
+    assert value.isnan() if reduction == "mean" else value == 0
 
 
 # -- the block ----------------------------------------------------------------------------------------------------------------
@@ -247,7 +274,12 @@ def test_rows_look_like_a_tensor_and_are_none():
     x, m = torch.ones(6, 4), torch.tensor(MASKS["some"])
     with static_indexing():
         rows = x[m]
-        assert not isinstance(rows, torch.Tensor)
+        for some in (rows, rows[1:], m.nonzero()):
+            assert isinstance(some, torch.Tensor) and isinstance(some, (list, torch.Tensor)) and torch.is_tensor(some)
+            assert not isinstance(some, (list, nn.Parameter))
+        n = len(m.nonzero())
+        assert isinstance(n, int) and isinstance(n / 2, (float, str)) and isinstance(n > 2, bool)
+        assert not isinstance(n, (float, torch.Tensor)) and not isinstance(n / 2, int)
         assert (rows.ndim, rows.dim(), rows.dtype, rows.device) == (2, 2, x.dtype, x.device)
         assert rows.shape == x[m].shape and rows.shape[1] == 4 and rows.size(-1) == 4
         assert rows.is_floating_point() and not rows.requires_grad
@@ -256,6 +288,7 @@ def test_rows_look_like_a_tensor_and_are_none():
         assert not hasattr(rows, "nothing") and not hasattr(len(rows), "nothing")
         assert (len(rows) != None) and not (len(rows) == None)  # noqa: E711
         assert int(torch.as_tensor(len(rows))) == 3
+    assert type(rows) is not torch.Tensor and not isinstance(rows, torch.Tensor)
 
 
 # -- strict=False -------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ ERRORS = {
         r"static_indexing: bool\(\) of a count: .*max\(1, x\[m\]\.shape\[0\], key=.*n\.clamp\(min=1\) for max\(1, n\)\.$",
     ),
     "int": (lambda x, m, o: int(x[m].numel()), r"static_indexing: int\(\) of a count: .* Write torch\.where"),
-    "float": (lambda x, m, o: float(x[m].numel()), r"static_indexing: float\(\) of a count: .* Write torch\.where"),
+    "float": (lambda x, m, o: float(x[m].numel()), r"static_indexing: float\(\) of a count: .* Use it as it is, n / 2, or"),
     "range": (lambda x, m, o: range(len(x[m])), r"static_indexing: a count as an index: .* Write torch\.where"),
     "item": (lambda x, m, o: len(x[m]).item(), r"static_indexing: item\(\) of a count: .* Write torch\.where"),
     "a look": (
@@ -109,7 +109,10 @@ ERRORS = {
         r"static_indexing: arange: arange\(\) reckons .* Use torch\.arange\(n\)",
     ),
     "eye": (lambda x, m, o: torch.eye(len(x[m]) + 1), r"static_indexing: eye: eye\(\) reckons .* Use torch\.eye\(n\)"),
-    "repeat": (lambda x, m, o: x[m].repeat(2, 1), r"static_indexing: repeat of .*: rows are repeated .* Expand a new dimension"),
+    "repeat": (
+        lambda x, m, o: x[m].repeat(len(x[m]), 1),
+        r"static_indexing: repeat of .*: the rows are repeated by a count .* Expand a new dimension",
+    ),
     "repeats": (
         lambda x, m, o: x[m].repeat_interleave(torch.tensor([2]), 0),
         r"static_indexing: repeat_interleave of .*: the number of repeats is not a Python int .* Index with the row",
@@ -124,8 +127,8 @@ ERRORS = {
         r"static_indexing: split of .*: the op works along the dimension of the selected rows",
     ),
     "neighbours": (
-        lambda x, m, o: x[m].diff(dim=0),
-        r"static_indexing: diff of .*: differences between neighbouring rows have no",
+        lambda x, m, o: x[m].diff(dim=0, prepend=x[:1]),
+        r"static_indexing: diff of .*: diff\(\) with prepend or append is not followed .* Put it beside",
     ),
     "product": (
         lambda x, m, o: x[m].T @ x,
@@ -159,9 +162,70 @@ ERRORS = {
         lambda x, m, o: F.max_pool1d(x[m][None], 2),
         r"static_indexing: .*pool.* of .*: the rows are not the first dimension of the input alone",
     ),
+    "channels": (
+        lambda x, m, o: F.conv1d(x[m].view(-1, 2, 2), x[m].view(-1, 2, 2)),
+        r"static_indexing: conv1d of .*: the rows are not the first dimension of the input alone",
+    ),
+    "no batch": (
+        lambda x, m, o: F.adaptive_avg_pool2d(x[m], 1),
+        r"static_indexing: adaptive_avg_pool2d of .*: the first of 2 dimensions is not the one of the rows here",
+    ),
+    "inner": (
+        lambda x, m, o: torch.inner(x[m], x[m].view(-1, 1, 4)),
+        r"static_indexing: inner of .*: inner\(\) of more than a matrix .* Write it as an einsum",
+    ),
+    "bins": (
+        lambda x, m, o: torch.bincount(x[m, 0].long()),
+        r"static_indexing: bincount of .*: the number of bins is not given .* Write torch\.bincount",
+    ),
+    "quantiles": (
+        lambda x, m, o: x[m].quantile(torch.tensor([0.1, 0.9]), dim=0),
+        r"static_indexing: quantile of .*: a quantile of this kind has no static form .* Give one number",
+    ),
+    "looked up": (
+        lambda x, m, o: torch.bucketize(x, x[m, 0]),
+        r"static_indexing: bucketize of .*: rows are looked up in what is not a plain vector",
+    ),
+    "cross product": (
+        lambda x, m, o: torch.cross(x[m, :3], x[m, 1:]),
+        r"static_indexing: cross of .*: the dimension of a cross product is not given .* Write torch\.cross",
+    ),
+    "weighted covariance": (
+        lambda x, m, o: torch.cov(x[m], aweights=x[0]),
+        r"static_indexing: cov of .*: a weighted covariance is not followed",
+    ),
+    "gradient": (
+        lambda x, m, o: torch.autograd.grad(x.requires_grad_()[m], x, x[o]),
+        r"static_indexing: grad of .*: grad_outputs are not of the rows of the outputs .* Write torch\.ones_like",
+    ),
+    "samples": (
+        lambda x, m, o: F.ctc_loss(x[:, None], x[m, 0].long(), m.sum()[None], m.sum()[None]),
+        r"static_indexing: ctc_loss of .*: log_probs, targets and lengths are not of the same samples .* Select all of them",
+    ),
+    "features": (
+        lambda x, m, o: tv.roi_align(x.view(6, 1, 2, 2)[m], torch.cat([x, x], 1)[m, :5], 2),
+        r"static_indexing: roi_align of .*: the features, or the numbers of a box, are selected rows .* Select boxes alone",
+    ),
+    "an attribute read": (
+        lambda x, m, o: x[m].grad,
+        r"static_indexing: grad of \(n of 6, 4\): there is no static form of this op on selected rows",
+    ),
+    "a count elsewhere": (
+        lambda x, m, o: x.sum(len(x[m])),
+        r"static_indexing: sum of \(6, 4\): selected rows, or their count, are no argument that is followed here",
+    ),
+    "real tensors alone": (
+        lambda x, m, o: torch.vmap(torch.sum)(x[m]),
+        r"static_indexing: code that takes real tensors alone met selected rows, or their count "
+        rf"\({HERE}.*\): .*Rows.* Call it before the selection",
+    ),
+    "a legacy constructor": (
+        lambda x, m, o: torch.Tensor(len(x[m]), 3),
+        r"static_indexing: code that takes real tensors alone met .*a count as a size: the number of selected rows is not known",
+    ),
     "norm": (
         lambda x, m, o: torch.linalg.norm(x[m], "nuc"),
-        r"static_indexing: linalg_norm of .*: a matrix norm has no static form",
+        r"static_indexing: norm of .*: a matrix norm has no static form",
     ),
     "loss": (
         lambda x, m, o: F.cross_entropy(x[m], x[o, 0].long()),
@@ -265,3 +329,11 @@ def test_the_users_line_is_not_one_of_torchvisions_ops():
     with pytest.raises(StaticIndexingError, match=HERE), static_indexing():
         x, m = torch.ones(6, 4), torch.tensor(MASKS["some"])
         tv.box_convert(x[m], "xyxy", "cxcywh") + tv.nms(x[m], x[m, 0], 0.5)
+
+
+def test_other_errors_stay_what_they_are():
+    x, m = torch.ones(6, 4), torch.tensor(MASKS["some"])
+    for error in (ValueError("Rows must be positive"), KeyError("'Rows'")):
+        with pytest.raises(type(error), match="Rows"), static_indexing():
+            x[m].sum()
+            raise error
