@@ -10,6 +10,8 @@ from pathlib import Path
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes ``data`` to a temporary file beside ``path`` and moves it there in one step.
 
+    A link is followed. A device or a pipe, such as ``/dev/null``, stays what it is, and is written to.
+
     Args:
         path: where the file shall be; its folder must exist.
         data: what the file shall hold.
@@ -17,7 +19,10 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written to; ``path`` is then as it was.
     """
-    path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        Path(path).write_bytes(data)
+        return
+    path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

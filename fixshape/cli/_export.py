@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _export_arguments, _gears
 from fixshape.cli._exit import ExitCode
-from fixshape.cli._output import check_output
+from fixshape.cli._output import check_replaced
 from fixshape.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     lines: list[str] = []
     clean = True
     if arguments.check_trace:
-        breaks = trace_breaks(deployed_detector(model) if detects else model, gears, make_inputs=make_inputs)
+        try:
+            breaks = trace_breaks(deployed_detector(model) if detects else model, gears, make_inputs=make_inputs)
+        except ExportError as error:
+            print(f"fixshape: ExportError: {error}", file=sys.stderr)
+            if arguments.json:
+                print(json.dumps(body | {"error": str(error)}, indent=2))
+            return ExitCode.FINDINGS
         clean = not breaks
         body["trace_breaks"] = [_break_json(found) for found in breaks]
         lines += [str(found) for found in breaks] or ["tracing freezes nothing in the gears that were tried"]
@@ -70,12 +76,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             clean &= kept
             body["onnx"] = [_file_json(path, header) for path, header in headers] if kept else []
             body["gears"] = None if verification is None else [asdict(row) | {"ok": row.ok} for row in verification.rows]
+            body["blind"] = None if verification is None else verification.blind
             lines += [
                 _file_text(path, header) if kept else f"{path} is not written: it differs from torch" for path, header in headers
             ]
             lines += [] if verification is None else [str(verification)]
-            if detects and not kept and arguments.weights is None and ":" not in arguments.model:
-                lines.append("without --weights nearly all scores are equal, and which boxes come first is a matter of rounding")
     if arguments.targets:
         from fixshape.export import legality, legality_text
 
@@ -97,7 +102,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if not arguments.check_trace and not arguments.targets:
             raise UsageError("export: there is nothing to do: give --onnx FILE, --check-trace or --targets.")
     else:
-        check_output("export: --onnx", arguments.onnx)
+        check_replaced("export: --onnx", arguments.onnx)
 
 
 def _renamed(arguments: argparse.Namespace, gears: Gears) -> Gears:

@@ -30,6 +30,12 @@ _EPILOG = """examples:
   a static detection model, one file for each canvas:
   $ fixshape export ssdlite320_mobilenet_v3_large --plan plan.json --batch-sizes 1,2 --onnx ssd.onnx --input-names data
 
+  where scores are equal but for rounding, two runtimes find other boxes. Then the proof goes by decisions: the numbers of each
+  are equal but for rounding, and on the file's numbers torch comes to the file's boxes:
+  $ fixshape export retinanet_resnet50_fpn --plan plan.json --onnx retinanet.onnx --verify
+  ...
+  images [1, 3, 320, 480], image_sizes [1, 2]: equal to 0.0e+00 where torch decides on the file's numbers, 6.6e-06 from its own
+
   what the vendors' tools make of the plan, without a file:
   $ fixshape export shufflenet_v2_x0_5 --plan plan.json --batch-sizes 2,4 --targets
 
@@ -39,8 +45,9 @@ A TorchScript module is exported too, by torch's older exporter.
 The exit code is 1 where the graph is not what was asked, a gear differs, or tracing would freeze a value; --targets leaves it.
 
 The JSON object of --json: schema_version, model, error (why no file was written), onnx [{path, inputs, outputs, opset, nodes}],
-gears [{shapes, differences, largest, image, padded, padded_largest, ok}] (null without --verify), trace_breaks [{kind, site
-{file, line, function}, message, way_out}] (with --check-trace), targets [{target, how, violations, legal}] (with --targets).
+gears [{shapes, differences, largest, image, padded, padded_largest, followed, padded_followed, ok}] (null without --verify),
+blind (the model gives the same for any input), trace_breaks [{kind, site {file, line, function}, message, way_out}] (with
+--check-trace), targets [{target, how, violations, legal}] (with --targets).
 """
 
 
@@ -58,7 +65,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a classification, segmentation or detection model of torchvision by the name of its builder, or"
+        help="a classification, segmentation, detection or video model of torchvision by the name of its builder, or"
         " package.module:factory, which gives a module, or a module and a function that makes its inputs from their shapes",
     )
     parser.add_argument("--weights", metavar="FILE", help="a saved state_dict of the model (default: random weights)")

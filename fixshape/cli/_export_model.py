@@ -53,17 +53,19 @@ def _from_torchvision(name: str, state: dict[str, Any]) -> Any:
 
     detection = models.list_models(module=models.detection)
     segmentation = models.list_models(module=models.segmentation)
-    known = [*models.list_models(module=models), *segmentation, *detection]
+    video = models.list_models(module=models.video)
+    known = [*models.list_models(module=models), *segmentation, *detection, *video]
     if name not in known:
         raise UsageError(
-            f"export: there is no model {name!r} in torchvision.models, its segmentation or detection.{_near(name, known)} A"
-            " model of your own is package.module:factory."
+            f"export: there is no model {name!r} in torchvision.models, its segmentation, detection or video."
+            f"{_near(name, known)} A model of your own is package.module:factory."
         )
     builder = models.get_model_builder(name)
     taken = inspect.signature(builder).parameters
     options: dict[str, Any] = {key: None for key in ("weights", "weights_backbone") if key in taken}
     model = builder(**options)
-    usual = 1000 if name not in segmentation + detection else 21 if name in segmentation else 2 if "keypoint" in name else 91
+    usual = {**dict.fromkeys(segmentation, 21), **dict.fromkeys(detection, 91), **dict.fromkeys(video, 400)}.get(name, 1000)
+    usual = 2 if "keypoint" in name else usual
     classes = _classes(model, state, usual)
     if classes is not None:
         model = builder(**options, num_classes=classes)
@@ -85,6 +87,10 @@ def _classes(model: nn.Module, state: dict[str, Any], usual: int) -> int | None:
 
 def _from_factory(name: str) -> Any:
     module_name, _, attribute = name.rpartition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise UsageError(
+            f"export: {name!r} is not package.module:factory, as Python imports it: a dot between the names, no path and no .py."
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as python -m has it
     try:
@@ -94,6 +100,8 @@ def _from_factory(name: str) -> Any:
             f"export: {module_name!r} cannot be imported ({error}): expected package.module:factory, with the package in this"
             " folder or installed."
         ) from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"export: {module_name!r} raises at its import: {blamed(error)}.") from error
     factory = module
     for part in attribute.split("."):
         if not hasattr(factory, part):
@@ -103,7 +111,7 @@ def _from_factory(name: str) -> Any:
         return factory
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"export: {name} raises {blamed(error)}. It is called without arguments.") from error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixshape.cli import _gears
 from fixshape.cli._exit import ExitCode
-from fixshape.cli._output import check_output
+from fixshape.cli._output import check_replaced
 from fixshape.cli._train_arguments import _positive
 from fixshape.errors import ExportError, UsageError
 
@@ -235,7 +235,7 @@ def _held(changed: tuple[str, ...]) -> str:
 def _check_output(arguments: argparse.Namespace, *sources: str | None) -> None:
     """That the result can be written, before anything is run for it."""
     path = arguments.output
-    check_output("onnx: --output", path)
+    check_replaced("onnx: --output", path)
     for source in filter(None, sources):
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
             raise UsageError(f"onnx: --output {path} would overwrite {source}. Give another name.")
@@ -250,7 +250,7 @@ def _inputs(arguments: argparse.Namespace) -> dict[str, Any]:
         try:
             with np.load(arguments.feeds, allow_pickle=False) as file:
                 feeds = {name: file[name] for name in file.files}
-        except (ValueError, EOFError, AttributeError, zipfile.BadZipFile):
+        except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
             raise UsageError(f"onnx: --feeds {arguments.feeds} is no .npz file of arrays: write one by numpy.savez.") from None
     return {"sizes": _once("--size", arguments.size), "feeds": feeds}
 

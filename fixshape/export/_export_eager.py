@@ -47,13 +47,16 @@ def inputs_of(gears: Gears, index: int, make_inputs: MakeInputs | None, device: 
     """The inputs of one gear, on the device.
 
     Raises:
-        UsageError: ``make_inputs`` gives other than one tensor per input.
+        UsageError: ``make_inputs`` raises, or gives other than one tensor per input.
         ShapeError: one has another shape than the gear says.
     """
     from torch import Tensor
 
     shapes = gears.shapes(index)
-    made = (make_inputs or draw_inputs)(shapes)
+    try:
+        made = (make_inputs or draw_inputs)(shapes)
+    except Exception as error:
+        raise UsageError(f"make_inputs: for {gear_text(gears, index)} it raises {blamed(error)}.") from error
     if not isinstance(made, (tuple, list)) or len(made) != len(shapes) or not all(isinstance(value, Tensor) for value in made):
         got = f"{len(made)} values" if isinstance(made, (tuple, list)) else type(made).__name__
         raise UsageError(f"make_inputs: got {got}, expected a tuple of {len(shapes)} tensors: {', '.join(shapes)}.")
@@ -82,10 +85,10 @@ def call_model(model: nn.Module, inputs: Sequence[Tensor], said: str) -> object:
     try:
         with torch.no_grad():
             return model(*copies)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(
             f"the model refuses {said}: {blamed(error)}. Is it the model that the plan was made for? Give a plan, or --inputs,"
-            " with channels and canvases that it takes."
+            " with channels and canvases that it takes, or a function that makes its inputs where they are not float32."
         ) from error
 
 
@@ -107,6 +110,15 @@ def run_model(model: nn.Module, inputs: Sequence[Tensor], said: str) -> Outputs:
             raise ExportError(
                 f"the model gives {shown(leaf)} ({type(leaf).__name__}) as {name}, expected tensors: a graph would keep the"
                 " value of the example. Return torch tensors, or leave it out."
+            )
+        if leaf.is_meta:
+            raise ExportError(
+                f"the model gives {name} on the meta device, where tensors have no numbers. Load its weights first."
+            )
+        if leaf.is_complex() or leaf.layout != torch.strided:
+            kind = leaf.dtype if leaf.is_complex() else leaf.layout
+            raise ExportError(
+                f"the model gives {name} as {kind}, which ONNX has no tensors of. Return torch.view_as_real(...), or a dense one."
             )
         outputs[name] = leaf.detach().cpu()
     if not outputs:

@@ -34,7 +34,7 @@ def causes(error: BaseException) -> list[BaseException]:
 def said(error: BaseException) -> str:
     """Type and first paragraph."""
     text = " ".join(str(error).strip().partition("\n\n")[0].split())
-    return f"{type(error).__name__}: {text if len(text) <= _MOST else text[: _MOST - 3] + '...'}".rstrip(". ")
+    return f"{type(error).__name__}: {text if len(text) <= _MOST else text[: _MOST - 3] + '...'}".rstrip(".: ")
 
 
 def innermost(stack: str) -> str | None:

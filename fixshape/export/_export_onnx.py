@@ -6,6 +6,7 @@ Shapes: ``N`` batch, ``H``, ``W`` pixels, any other symbol as the inputs name it
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import os
@@ -203,7 +204,7 @@ def _capture(
                 model,
                 inputs,
                 dynamo=True,
-                dynamic_shapes=tuple(axes),
+                dynamic_shapes=_of_arguments(model, axes),
                 custom_translation_table=table,
                 verbose=False,
                 optimize=False,
@@ -211,9 +212,27 @@ def _capture(
             )
             assert program is not None
             clean_up(program.model)
+            _name_ports(program.model.graph, common["input_names"], names)
             program.save(os.fspath(path))
     except Exception as error:
         raise ExportError(f"export_onnx: the model cannot be captured: {_captured(error, model, gears)}") from error
+
+
+def _of_arguments(model: nn.Module, axes: list[dict[int, str]]) -> tuple[Any, ...]:
+    """As torch.export wants them: what goes into ``*args`` is one argument, as of a model that torch.compile has wrapped."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    gathers = next((place for place, one in enumerate(parameters) if one.kind is inspect.Parameter.VAR_POSITIONAL), None)
+    return tuple(axes) if gathers is None or gathers >= len(axes) else (*axes[:gathers], tuple(axes[gathers:]))
+
+
+def _name_ports(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """An output that is an input, or another output, is one value to torch's exporter, which names it for the last of them."""
+    for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        if len(values) == len(names) and len({id(value) for value in values}) == len(names):
+            for place, value in enumerate(values):
+                value.name = f"{place}."  # no port has this name: two may have changed places
+            for value, name in zip(values, names, strict=True):
+                value.name = name
 
 
 def _label(graph: ModelProto, values: Sequence[Mapping[str, int]], shapes: Sequence[Mapping[str, Shape]], every: bool) -> bool:

@@ -6,7 +6,7 @@ A size that changes is a *symbol*: ``N`` the batch, ``H`` and ``W`` of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,54 +59,67 @@ class Linear:
         return value
 
 
-@dataclass(frozen=True)
-class Repeat:
-    """One row that is repeated along an axis, a symbol's size times a factor."""
+class Length(NamedTuple):
+    """``factor * size + rest``: how long an axis is."""
 
-    axis: int
-    row: Array  # its size along the axis is 1
-    symbol: str
+    size: Size
     factor: int = 1
+    rest: int = 0
 
-    def at(self, sizes: Mapping[str, int]) -> Array:
-        """The constant for one size of each symbol."""
-        before, after = self.row.shape[: self.axis], self.row.shape[self.axis + 1 :]
-        return np.broadcast_to(self.row, (*before, self.factor * sizes[self.symbol], *after))
+    def at(self, sizes: Mapping[str, int]) -> int:
+        """The number for one size of each symbol."""
+        return self.factor * self.size.at(sizes) + self.rest
+
+
+class Growth(NamedTuple):
+    """Along an axis, as many numbers as a length says, each by a step larger than the one before."""
+
+    axis: int
+    length: Length
+    step: Array | None  # of the shape of the first; None repeats
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """Rows along an axis, as many as a symbol says, each by a step larger than the one before: indices of samples."""
+class Grid:
+    """Numbers that grow evenly along axes: one row that repeats, as an initial state does, or indices that count."""
 
-    axis: int
-    row: Array  # the first; its size along the axis is 1
-    step: int
-    symbol: str
+    first: Array  # its size along those axes is 1
+    along: tuple[Growth, ...]
 
     def at(self, sizes: Mapping[str, int]) -> Array:
         """The constant for one size of each symbol."""
-        steps = (self.step * np.arange(sizes[self.symbol])).astype(self.row.dtype)
-        rows: Array = self.row + steps.reshape([-1 if axis == self.axis else 1 for axis in range(self.row.ndim)])
-        return rows
+        lengths = {axis: length.at(sizes) for axis, length, _ in self.along}
+        return self.of([lengths.get(axis, size) for axis, size in enumerate(self.first.shape)])
+
+    def of(self, shape: Sequence[int]) -> Array:
+        """The constant of a shape."""
+        value = self.first
+        for axis, _, step in self.along:
+            if step is not None:
+                counted = np.arange(shape[axis]).reshape([-1 if other == axis else 1 for other in range(len(shape))])
+                value = value + (counted * step).astype(value.dtype)
+        return np.broadcast_to(value, shape)
 
 
-def rows_of(array: Array, axis: int, symbol: str, size: int) -> Repeat | Stepped | None:
-    """How the rows of a constant along an axis go on with a symbol of this size, where they are equal or in equal steps."""
-    factor, rest = divmod(array.shape[axis], size)
-    if rest or not factor:
+def grid_of(array: Array, lengths: Mapping[int, Length]) -> Grid | None:
+    """How a constant goes on along axes that follow sizes, where it is even along them."""
+    if not array.size:
         return None
-    row = array.take([0], axis)
-    if np.array_equal(np.broadcast_to(row, array.shape), array):
-        return Repeat(axis, row, symbol, factor)
-    if array.dtype.kind == "i" and factor == 1 < size:
-        step = int((array.take([1], axis) - row).reshape(-1)[0])
-        stepped = Stepped(axis, row, step, symbol)
-        if np.array_equal(stepped.at({symbol: array.shape[axis]}), array):
-            return stepped
-    return None
+
+    def row(place: Mapping[int, int]) -> Array:
+        return array[tuple(slice(place[axis], place[axis] + 1) if axis in place else slice(None) for axis in range(array.ndim))]
+
+    start = dict.fromkeys(lengths, 0)
+    first, along = row(start), []
+    for axis, length in lengths.items():
+        counts = array.dtype.kind == "i" and array.shape[axis] > 1
+        step = row(start | {axis: 1}) - first if counts else None
+        along.append(Growth(axis, length, step if step is not None and step.any() else None))
+    grid = Grid(first, tuple(along))
+    return grid if np.array_equal(grid.of(array.shape), array) else None
 
 
-Edit = Linear | Repeat | Stepped
+Edit = Linear | Grid
 
 
 class Constants:

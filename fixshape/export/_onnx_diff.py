@@ -12,16 +12,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fixshape.errors import ExportError
 from fixshape.export._gears import BATCH, HEIGHT, WIDTH
-from fixshape.export._onnx_constants import Array, Constants, Edit, Linear, Size, Use, label, rows_of
+from fixshape.export._onnx_constants import Array, Constants, Edit, Length, Linear, Size, Use, grid_of, label
 from fixshape.export._onnx_prove import places_by_run, prove_equal, prove_rows
-from fixshape.export._onnx_run import need, open_session, random_feeds
+from fixshape.export._onnx_run import need, open_session, random_feeds, run
 from fixshape.export._onnx_shapes import Dims, clear_shapes, fill_shapes, input_dims, inputs_of, set_dims, stand_ins
 from fixshape.export._onnx_write import write_computed
 
@@ -41,15 +41,15 @@ class Difference(NamedTuple):
 def diff(first: ModelProto, second: ModelProto, third: ModelProto | None = None) -> Difference:
     """The dynamic model behind two exports at different sizes.
 
-    The result is run in onnxruntime and equals both files, and the third where one is given. Where only batches
-    differ it is run at a third batch size without one, sample by sample against the first. For heights, widths and lengths two
-    files cannot prove a third size: give a third file. A size that a stride divides, as ``H // 8``, is rounded down.
+    The result is run in onnxruntime and equals both files, and the third where one is given. Where batches differ it is run at a
+    third batch size without one, sample by sample against the first. For heights, widths and lengths two files cannot prove a
+    third size: give a third file. A size that a stride divides, as ``H // 8``, is rounded down.
 
     Args:
         first: of :func:`load_model`. Not changed.
         second: the same model exported with other sizes; each axis that shall be dynamic has another size than in ``first``,
-            and axes that are not one size grow by different factors. Sizes of 1 are best avoided: exporters write them
-            differently.
+            and axes that are not one size grow by different factors; axes of two inputs that are equal in both files are one.
+            Sizes of 1 are best avoided: exporters write them differently.
         third: the same at other sizes again, a check.
 
     Returns:
@@ -100,7 +100,8 @@ def _symbols(first: ModelProto, second: ModelProto) -> tuple[dict[str, list[tupl
                 continue
             if not isinstance(pair[0], int) or not isinstance(pair[1], int):
                 raise ExportError(f"diff: axis {axis} of {port.name!r} is {pair[0]} and {pair[1]}: expected two fixed sizes.")
-            symbol = _name(port.name, axis, len(one), (pair[0], pair[1]), sizes)
+            own = [symbol for symbol, places in axes.items() if any(name == port.name for name, _ in places)]
+            symbol = _name(port.name, axis, len(one), (pair[0], pair[1]), sizes, own)
             axes.setdefault(symbol, []).append((port.name, axis))
             sizes[symbol] = (pair[0], pair[1])
     if not sizes:
@@ -115,10 +116,16 @@ def _symbols(first: ModelProto, second: ModelProto) -> tuple[dict[str, list[tupl
     return axes, sizes
 
 
-def _name(name: str, axis: int, rank: int, pair: tuple[int, int], sizes: Mapping[str, tuple[int, int]]) -> str:
+def _name(
+    name: str, axis: int, rank: int, pair: tuple[int, int], sizes: Mapping[str, tuple[int, int]], own: Collection[str]
+) -> str:
     usual = {0: BATCH}.get(axis) or ({2: HEIGHT, 3: WIDTH}.get(axis) if rank == 4 else None)
     if usual and sizes.get(usual, pair) == pair:
         return usual
+    # Of two inputs that have the same sizes in both files, nothing tells the axes apart: they are one.
+    shared = next((symbol for symbol, other in sizes.items() if other == pair and symbol not in own), None)
+    if shared:
+        return shared
     word = "".join(letter if letter.isalnum() else "_" for letter in name)
     return f"{word}_{axis}" if not word[:1].isdigit() else f"input_{word}_{axis}"
 
@@ -214,30 +221,38 @@ def _term(one: int, two: int, symbols: Mapping[str, tuple[int, int]]) -> tuple[S
             common = math.gcd(one, small)
             return Size(product, small // common), one // common, 0
     rests = []
-    for symbol, (small, large) in symbols.items():
+    for product in products:
+        small, large = (math.prod(symbols[symbol][which] for symbol in product) for which in (0, 1))
+        if large == small:
+            continue
         factor, left = divmod(two - one, large - small)
-        if not left:
-            rests.append((abs(factor), abs(one - factor * small), symbol, factor))
-    if not rests:
-        return None
-    _, _, symbol, factor = min(rests)
-    return Size((symbol,)), factor, one - factor * symbols[symbol][0]
+        divisor = 1
+        if left and BATCH not in product and not (large - small) % (two - one):  # a stride divides
+            factor, divisor = 1, (large - small) // (two - one)
+        size = Size(product, abs(divisor))
+        factor = factor if divisor > 0 else -factor
+        rest = one - factor * (small // size.divisor)
+        if factor and factor * (large // size.divisor) + rest == two:
+            rests.append((abs(rest), len(product), abs(factor), size, factor, rest))
+    return min(rests)[3:] if rests else None
 
 
 def _grown(problem: str, one: Array, two: Array, symbols: Mapping[str, tuple[int, int]]) -> Edit:
-    """A constant with another size: one row repeated, or numbers counted."""
-    changed = [axis for axis, pair in enumerate(zip(one.shape, two.shape, strict=True)) if pair[0] != pair[1]]
-    if len(changed) == 1:
-        axis = changed[0]
-        for symbol, (small, large) in symbols.items():
-            if one.shape[axis] * large == two.shape[axis] * small:
-                edit = rows_of(two, axis, symbol, large)
-                if edit is not None and np.array_equal(edit.at({symbol: small}), one):
-                    return edit
+    """A constant with another size: even along the axes that differ."""
+    lengths = dict[int, Length]()
+    for axis, (small, large) in enumerate(zip(one.shape, two.shape, strict=True)):
+        term = _term(small, large, symbols) if small != large else None
+        if term is not None:
+            lengths[axis] = Length(*term)
+        elif small != large:
+            break
+    else:
+        edit = grid_of(two, lengths)
+        if edit is not None and np.array_equal(edit.at({symbol: sizes[0] for symbol, sizes in symbols.items()}), one):
+            return edit
     raise ExportError(
         f"{problem} has shape {list(one.shape)} and {list(two.shape)}, and is neither one row that repeats nor rows in equal"
-        " steps:"
-        " it was computed from the size when the model was exported. Compute it in the graph."
+        " steps: it was computed from the size when the model was exported. Compute it in the graph."
     )
 
 
@@ -279,11 +294,34 @@ def _prove(
         prove_equal("diff", model, result, feeds)
         told = "; ".join(f"{port} {','.join(map(str, dims))}" for port, dims in shapes.items())
         said.append(f"equals the {name} file at {told}")
-    if set(symbols) == {BATCH} and third is None:
+    shapes, _ = stand_ins(first, {}, None, None)
+    if BATCH in symbols and third is None:
         own, other = symbols[BATCH]
-        shapes, _ = stand_ins(first, {}, None, None)
         places = places_by_run(result, shapes, dict(axes[BATCH]), own)
         sizes = (1, own, own + other)
         prove_rows("diff", first, result, shapes, dict(axes[BATCH]), places, own, sizes)
         said.append(f"gives every sample what the first file gives it, at batch sizes {', '.join(map(str, sizes))}")
+    _run_crossed(result, shapes, axes, symbols)
     return tuple(said)
+
+
+def _run_crossed(
+    result: ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    axes: Mapping[str, Sequence[tuple[str, int]]],
+    symbols: Mapping[str, tuple[int, int]],
+) -> None:
+    """One symbol at a time at its second size: a number that was said in the wrong one does not fit then."""
+    session = open_session(result)
+    for symbol in symbols if len(symbols) > 1 else ():
+        crossed = {
+            name: tuple(symbols[symbol][1] if (name, axis) in axes[symbol] else size for axis, size in enumerate(shape))
+            for name, shape in shapes.items()
+        }
+        try:
+            run(session, random_feeds(session, crossed))
+        except ExportError as error:
+            raise ExportError(
+                f"diff: the result does not run where {symbol} alone is {symbols[symbol][1]}: {error} A number that differs was"
+                f" taken for a multiple of another size than it is. Export two files that differ in {symbol} alone."
+            ) from None

@@ -18,7 +18,7 @@ Value = npt.NDArray[Any] | None
 Known = tuple[Any, Shape, Value]  # element type, shape, numbers
 
 MOST_NUMBERS = 4096  # that are kept of a value: shapes, indices and scales have fewer
-_DRAWN = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+DRAWN = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 def infer(
@@ -94,7 +94,7 @@ def _known(entry: Any) -> Known:
 def evaluate(model: ModelProto, node: NodeProto, inputs: Sequence[Known]) -> tuple[npt.NDArray[Any], int] | None:
     """The numbers of a node's one output and their element type, where the inputs are known and few; else ``None``."""
     onnx, reference = need("onnx"), need("onnx.reference")
-    if node.domain not in ("", "ai.onnx") or len(node.output) != 1 or node.op_type in _DRAWN:
+    if node.domain not in ("", "ai.onnx") or len(node.output) != 1 or node.op_type in DRAWN:
         return None
     if node.op_type in ("Shape", "Size"):
         shape = inputs[0][1]

@@ -17,13 +17,15 @@ import numpy as np
 from fixshape.errors import ExportError
 from fixshape.export._onnx_constants import label
 from fixshape.export._onnx_header import DATA_DEPENDENT
-from fixshape.export._onnx_run import Array, Arrays, differences, need, open_session, random_feeds, run
+from fixshape.export._onnx_infer import DRAWN
+from fixshape.export._onnx_run import Array, Arrays, differences, graphs, need, open_session, random_feeds, run
 from fixshape.export._onnx_trace import Place
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _NOTHING = "Nothing was written."
+_STAND_INS = " Sizes and numbers that the file leaves open are chosen: give others, with sizes and feeds (--size, --feeds)."
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -74,19 +76,24 @@ def prove_rows(
         try:
             got = run(after, drawn)
         except ExportError as error:
-            raise ExportError(f"{where}: at batch size {count} the result does not run: {error} {_NOTHING}") from None
+            failed = f"at batch size {count} the result does not run: {error}"
+            raise ExportError(f"{where}: {failed}{_closed(original)} {_NOTHING}") from None
         expected, problem = _by_chunks(before, drawn, axes, places, own, count, outputs)
         if not problem and (found := differences(got, expected)):
             problem = f"the result is not what the original gives its samples: {found[0]}"
         if problem:
             node = _first_difference(original, rewritten, drawn, axes, places, own, count)
             node = node or f"The batch is lost in {_suspect(original, places)}."
-            raise ExportError(f"{where}: at batch size {count} {problem}. {node} {_NOTHING}")
-        told_apart = told_apart or any(_varies(got[name], places[name], count) for name in outputs if name in places)
+            raise ExportError(f"{where}: at batch size {count} {problem}. {node}{_drawn(original)}{_closed(original)} {_NOTHING}")
+        told_apart = told_apart or any(
+            _varies(got[name], expected[name], places[name], count) for name in outputs if name in places
+        )
         samples += count
     if not told_apart and max(batch_sizes) > 1:
-        lost = f"no output of {', '.join(map(repr, outputs))} differs from sample to sample"
-        raise ExportError(f"{where}: {lost}, so that a run on drawn inputs proves nothing. {_NOTHING}")
+        lost = f"no output of {', '.join(map(repr, outputs))} differs from sample to sample by more than rounding"
+        raise ExportError(
+            f"{where}: {lost}, so that a run on drawn inputs proves nothing. Export the model with trained weights. {_NOTHING}"
+        )
     return Proof(tuple(batch_sizes), samples, len(outputs))
 
 
@@ -106,10 +113,31 @@ def prove_equal(
         ExportError: onnxruntime fails, or an output differs.
     """
     names = names or {}
-    expected = {names.get(name, name): value for name, value in run(open_session(original), feeds).items()}
-    got = run(open_session(rewritten), {names.get(name, name): value for name, value in feeds.items()})
+    try:
+        expected = {names.get(name, name): value for name, value in run(open_session(original), feeds).items()}
+    except ExportError as error:
+        raise ExportError(f"{where}: the original does not run, so that nothing can be proved: {error}{_STAND_INS}") from None
+    try:
+        got = run(open_session(rewritten), {names.get(name, name): value for name, value in feeds.items()})
+    except ExportError as error:
+        raise ExportError(f"{where}: the result does not run: {error} {_NOTHING}") from None
     if found := differences(got, expected):
-        raise ExportError(f"{where}: the result is not what the original gives: {found[0]}. {_NOTHING}")
+        raise ExportError(f"{where}: the result is not what the original gives: {found[0]}.{_drawn(original)} {_NOTHING}")
+
+
+def _drawn(model: ModelProto) -> str:
+    """Names a node that draws random numbers, in a sentence."""
+    nodes = [label(node) for graph in graphs(model.graph) for node in graph.node if node.op_type in DRAWN]
+    return f" {nodes[0]} draws random numbers, and nothing that follows from them can be proved." if nodes else ""
+
+
+def _closed(model: ModelProto) -> str:
+    """Names the nodes with graphs inside, in a sentence."""
+    nodes = [label(node) for node in model.graph.node if any(entry.HasField("g") for entry in node.attribute)]
+    if not nodes:
+        return ""
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return f" What is inside {nodes[0]}{more} is not rewritten, and may hold the batch size: export with a dynamic batch axis."
 
 
 def _late(model: ModelProto) -> set[str]:
@@ -185,10 +213,17 @@ def _by_sample(value: Array, place: Place, count: int) -> Array:
     return value.reshape(*value.shape[:axis], -1, count, inner, *value.shape[axis + 1 :])
 
 
-def _varies(value: Array, place: Place, count: int) -> bool:
+def _varies(value: Array, expected: Array, place: Place, count: int) -> bool:
+    """Whether samples are farther from one another than the two runs are, ten times and more."""
     split = _by_sample(value, place, count)
-    first = split.take([0], place.axis + 1)
-    return bool((split != first).any())
+    first = np.broadcast_to(split.take([0], place.axis + 1), split.shape)
+    return _farthest(split, first) > 10 * _farthest(value, expected)
+
+
+def _farthest(one: Array, other: Array) -> float:
+    with np.errstate(invalid="ignore"):
+        distance = np.where(one == other, 0.0, np.abs(one.astype(np.float64) - other.astype(np.float64)))
+    return float(np.nan_to_num(distance, nan=0.0, posinf=np.inf).max(initial=0.0))
 
 
 def _first_difference(

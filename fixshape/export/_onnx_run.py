@@ -241,8 +241,11 @@ def random_feeds(
         if given and name in given:
             feeds[name] = _fitted(name, given[name], shape).astype(dtype)
             continue
-        drawn = generator.standard_normal(shape) if dtype.kind == "f" else generator.integers(0, 2, shape)
-        feeds[name] = np.asarray(drawn).astype(dtype)
+        try:
+            drawn = generator.standard_normal(shape) if dtype.kind == "f" else generator.integers(0, 2, shape)
+            feeds[name] = np.asarray(drawn).astype(dtype)
+        except (MemoryError, ValueError):  # numpy's two, for what is large and for what no computer has
+            raise UsageError(f"input {name!r} of shape {list(shape)} does not fit in memory: give smaller sizes.") from None
     return feeds
 
 

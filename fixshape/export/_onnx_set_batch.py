@@ -191,9 +191,22 @@ def _true_size(
         if all(value.ndim == 0 or value.shape[0] == count for value in values.values()):
             leads.append(count)
     if not follows:
-        raise ExportError(f"set_batch: no batch size of {', '.join(map(str, _TRIED))} fits the file: {failure}")
+        raise ExportError(
+            f"set_batch: no batch size of {', '.join(map(str, _TRIED))} fits the file: {failure}{_chosen(model, shapes, axes)}"
+        )
     best = leads or follows
     return 2 if 2 in best else best[0]
+
+
+def _chosen(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, int]) -> str:
+    """The sizes that stand for symbols other than the batch, in a sentence."""
+    told = {
+        f"{dim} = {size}"
+        for port in inputs_of(model)
+        for axis, (dim, size) in enumerate(zip(input_dims(port), shapes[port.name], strict=True))
+        if not isinstance(dim, int) and axes.get(port.name) != axis
+    }
+    return f" Other sizes were chosen, {', '.join(sorted(told))}: give them with sizes (--size)." if told else ""
 
 
 def _unknown_places(dynamic: ModelProto, trace: Trace, file: _File) -> dict[str, Place]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fixshape.errors import UsageError
-from fixshape.export._onnx_run import Array, graphs, need
+from fixshape.export._onnx_run import Array, graphs, need, unknown
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -81,7 +81,18 @@ def stand_ins(
     """A shape for each input with a size for every symbol, and whether the batch is the one symbol.
 
     A symbol has the size that is given for it, else that of the array that is given for an input.
+
+    Raises:
+        UsageError: a size or an array is given for what the file does not have.
     """
+    ports = {port.name: input_dims(port) for port in inputs_of(model)}
+    for name in feeds or ():
+        if name not in ports:
+            raise UsageError(f"feeds: {unknown('input', name, ports)}")
+    symbols = list(dict.fromkeys(dim for dims in ports.values() for dim in dims if isinstance(dim, str)))
+    for symbol in sizes or ():
+        if symbol not in symbols:
+            raise UsageError(f"sizes: {unknown('symbol', symbol, symbols)}")
     known, shapes, is_static = dict(sizes or {}), {}, True
     for port in inputs_of(model):
         if feeds and port.name in feeds:

@@ -20,7 +20,7 @@ import numpy as np
 
 from fixshape.errors import ExportError
 from fixshape.export._gears import BATCH
-from fixshape.export._onnx_constants import Constants, Edit, Linear, Repeat, Size, Stepped, Use, is_number, label, rows_of
+from fixshape.export._onnx_constants import Constants, Edit, Grid, Length, Linear, Size, Use, grid_of, is_number, label
 from fixshape.export._onnx_infer import Shape, Value, evaluate, infer
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class _Walk:
             except ValueError as error:
                 if which == 0:
                     return None  # it is no worse at the other size: unknown from here on
-                if node.op_type not in ("Reshape", "Split"):
+                if node.op_type not in ("Reshape", "Split") or node.input[0] not in self.places:
                     return self._sentence(index, str(error))
                 known.append({})
             value = evaluate(self.model, node, inputs)
@@ -242,7 +242,8 @@ class _Walk:
             return self._reshaped(index, own)[0]
         if len(scaled) != 1:
             return None
-        return Place(scaled[0], before.inner if before is not None else 1)
+        inner = before.inner if before is not None else 1
+        return Place(scaled[0], inner if own[scaled[0]] % (self.sizes[0] * inner) == 0 else 1)
 
     # What does not fit ------------------------------------------------------------------------------------------------------
 
@@ -251,6 +252,7 @@ class _Walk:
         check = {
             "Reshape": self._check_reshape, "Slice": self._check_slice, "Resize": self._check_resize, "Split": self._check_split,
             "GatherElements": self._check_elements, "ScatterElements": self._check_elements,
+            "Gather": self._check_gather, "GatherND": self._check_gather, "MatMul": self._check_matmul,
         }.get(node.op_type)  # fmt: skip
         if check is not None and not node.domain:
             return check(index)
@@ -262,6 +264,37 @@ class _Walk:
                 if data and state and data[batch] != state[batch]:
                     return self._sentence(index, f"its initial state {node.input[slot]!r} has another batch size")
         return None
+
+    def _check_matmul(self, index: int) -> str | None:
+        """The axes before the matrices' own are repeated where they are 1, and equal else; onnx's inference lets others pass."""
+        (_, one), (_, other) = self._shapes(index, 0), self._shapes(index, 1)
+        pairs = zip(reversed((one or ())[:-2]), reversed((other or ())[:-2]), strict=False)
+        return (
+            self._sentence(index, "its inputs are of two batch sizes")
+            if any(a != b and 1 not in (a, b) for a, b in pairs)
+            else None
+        )
+
+    def _check_gather(self, index: int) -> str | None:
+        """Constant indices along the batch pick the samples that there were when the file was made."""
+        node, attributes = self.nodes[index], {entry.name: entry.i for entry in self.nodes[index].attribute}
+        place, own, indices = self.places.get(node.input[0]), self._shapes(index, 0)[0], self._shapes(index, 1)[0]
+        if place is None or own is None or not indices or node.output[0] in self.places or node.input[1] in self.places:
+            return None
+        if node.op_type == "Gather":
+            picks = attributes.get("axis", 0) % len(own) == place.axis
+        else:
+            picks = 0 <= place.axis - attributes.get("batch_dims", 0) < indices[-1]
+        if not picks:
+            return None
+        use = Use(index, 1)
+        array = self.constants.arrays.get(node.input[1]) if use not in self.edits else None
+        for _, edit in self._changes(use, array) if array is not None else ():
+            self.edits[use] = edit
+            if self._step(index) is None and node.output[0] in self.places:
+                return None
+            del self.edits[use]
+        return self._sentence(index, f"its indices are of {list(indices)} at every batch size")
 
     def _check_elements(self, index: int) -> str | None:
         """GatherElements and ScatterElements go over their inputs side by side, but for one axis of the data."""
@@ -283,6 +316,10 @@ class _Walk:
         node = self.nodes[index]
         (own, probe), name = self._shapes(index, 0), node.output[0]
         result = self.shapes.get(name, (None, None))
+        if node.input[0] not in self.places and probe is not None and result[1] is not None:
+            # onnx's inference does not count.
+            fits = math.prod(probe) == math.prod(result[1])
+            return None if fits else self._sentence(index, f"it gives {_sizes(result[1])}, which has another number of elements")
         if node.input[0] not in self.places or own is None or probe is None or result[0] is None:
             return None
         place, wanted = self._reshaped(index, result[0])
@@ -445,9 +482,11 @@ class _Walk:
         if slot in _SIZES.get(self.nodes[node].op_type, ()):
             return
         for axis in sorted(range(array.ndim), key=lambda axis: (array.shape[axis] != size, axis)):
-            edit = rows_of(array, axis, BATCH, size)
-            if isinstance(edit, Repeat) and self.count_zeros and array.dtype.kind == "i" and not array.any():
-                edit = Stepped(axis, edit.row, 1, BATCH)
+            factor, rest = divmod(array.shape[axis], size)
+            edit = grid_of(array, {axis: Length(_N, factor)}) if factor and not rest else None
+            if edit is not None and self.count_zeros and array.dtype.kind == "i" and not array.any():
+                growth = edit.along[0]
+                edit = Grid(edit.first, (growth._replace(step=np.ones_like(edit.first)),))
             if edit is not None:
                 yield use, edit
 

@@ -8,7 +8,7 @@ Shapes: ``L...`` and ``R...`` any dimensions before and after the one that is so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     * ``aten.div.Tensor_mode``, which is ``x.div(y, rounding_mode=...)``, of whole numbers stays in whole numbers. The exporter's
       goes through float32, and gives other numbers beyond 2^24 in silence.
     * ``aten.__rshift__.Scalar`` in two operators, where the exporter's takes ten and unsigned integers on the way.
+    * ``aten._adaptive_avg_pool2d`` and ``3d``, as a matrix for each axis, made of its size. The exporter writes torch's own
+      decomposition (torch/_decomp/decompositions.py), which branches on whether the example's size is a multiple of the
+      output's, and for other sizes computes another mean, in silence.
 
     It does not promise that onnxruntime has a kernel for each dtype that torch has.
 
@@ -47,6 +50,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         torch.ops.aten.sort.stable: _sort,
         torch.ops.aten.div.Tensor_mode: _divide,
         torch.ops.aten.__rshift__.Scalar: _shift_right,
+        torch.ops.aten._adaptive_avg_pool2d.default: _adaptive_mean,
+        torch.ops.aten._adaptive_avg_pool3d.default: _adaptive_mean,
     }
 
 
@@ -106,3 +111,36 @@ def _shift_right(self: Any, other: int) -> Any:
         return op.Where(op.Less(self, constant(0)), constant(-1), constant(0))
     # Without the bits that fall out the division has no rest, and there is nothing that it could round towards zero.
     return op.Div(op.BitwiseAnd(self, constant(-(1 << other))), constant(1 << other))
+
+
+def _adaptive_mean(self: Any, output_size: Sequence[Any]) -> Any:
+    """_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size), and 3d: of an axis of n, cell i of ``size`` is the mean of
+    floor(i * n / size) up to, and without, ceil((i + 1) * n / size).
+    """
+    op, ir = need("onnxscript").opset18, need("onnxscript.ir")
+    rank, dtype = len(self.shape), int(self.dtype)
+    axes = range(rank - len(output_size), rank)
+    if all(isinstance(size, int) and size == 1 for size in output_size):
+        return op.ReduceMean(self, op.Constant(value_ints=list(axes)), keepdims=1)
+    sizes = [(self.shape[axis], size) for axis, size in zip(axes, output_size, strict=True)]
+    if all(isinstance(length, int) and isinstance(size, int) and length % size == 0 for length, size in sizes):
+        steps = [length // size for length, size in sizes]
+        return op.AveragePool(self, kernel_shape=steps, strides=steps)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    pooled = self
+    for axis, (_, size) in zip(axes, sizes, strict=True):
+        length = op.Squeeze(op.Shape(self, start=axis, end=axis + 1))
+        count = op.Constant(value=ir.tensor(size, dtype=ir.DataType.INT64)) if isinstance(size, int) else size
+        cells = op.Unsqueeze(op.Range(zero, count, one), op.Constant(value_ints=[0]))  # [1, size]
+        places = op.Unsqueeze(op.Range(zero, length, one), op.Constant(value_ints=[1]))  # [n, 1]
+        first = op.Div(op.Mul(cells, length), count)
+        behind = op.Div(op.Add(op.Mul(op.Add(cells, one), length), op.Sub(count, one)), count)
+        inside = op.And(op.GreaterOrEqual(places, first), op.Less(places, behind))
+        weights = op.Div(op.Cast(inside, to=dtype), op.Cast(op.Sub(behind, first), to=dtype))  # [n, size]
+        # The axis goes to the end and, as cells, back to its place.
+        to_end = [*(other for other in range(rank) if other != axis), axis]
+        back = [*range(axis), rank - 1, *range(axis, rank - 1)]
+        last = axis == rank - 1
+        pooled = op.MatMul(pooled if last else op.Transpose(pooled, perm=to_end), weights)
+        pooled = pooled if last else op.Transpose(pooled, perm=back)
+    return pooled

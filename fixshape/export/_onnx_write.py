@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fixshape.export._onnx_constants import Array, Edit, Linear, Size, Stepped, Use
+from fixshape.export._onnx_constants import Array, Edit, Grid, Length, Linear, Size, Use
 from fixshape.export._onnx_run import graphs, need
 
 if TYPE_CHECKING:
@@ -65,17 +65,26 @@ class _Writer:
             if node.op_type == "Reshape" and np.count_nonzero(grows) == 1 and not (edit.fixed == -1).any():
                 return self.constant(stem, np.where(grows, np.array(-1, edit.fixed.dtype), edit.fixed))
             return self.linear(stem, edit)
-        if isinstance(edit, Stepped):
-            bounds = [self.constant(stem, np.array(0, np.int64)), self.size(Size((edit.symbol,)), scalar=True)]
+        return self.grid(stem, edit)
+
+    def grid(self, stem: str, edit: Grid) -> str:
+        total, rank = self.constant(stem, edit.first), edit.first.ndim
+        rows, terms = np.ones(rank, np.int64), list[tuple[Size, Array]]()
+        for axis, length, step in edit.along:
+            if step is None:
+                grows = np.zeros(rank, np.int64)
+                rows[axis], grows[axis] = length.rest, length.factor
+                terms.append((length.size, grows))
+                continue
+            bounds = [self.constant(stem, np.array(0, np.int64)), self.length(stem, length)]
             numbers = self.add("Range", [*bounds, self.constant(stem, np.array(1, np.int64))], stem)
-            steps = self.add("Mul", [numbers, self.constant(stem, np.array(edit.step, np.int64))], stem)
-            along = np.array([-1 if axis == edit.axis else 1 for axis in range(edit.row.ndim)], np.int64)
-            steps = self.cast(self.add("Reshape", [steps, self.constant(stem, along)], stem), edit.row.dtype, stem)
-            return self.add("Add", [steps, self.constant(stem, edit.row)], stem)
-        rows, grows = np.array(edit.row.shape, np.int64), np.zeros(edit.row.ndim, np.int64)
-        rows[edit.axis], grows[edit.axis] = 0, edit.factor
-        shape_name = self.linear(stem, Linear(rows, ((Size((edit.symbol,)), grows),)))
-        return self.add("Expand", [self.constant(stem, edit.row), shape_name], stem)
+            along = np.array([-1 if other == axis else 1 for other in range(rank)], np.int64)
+            numbers = self.cast(self.add("Reshape", [numbers, self.constant(stem, along)], stem), step.dtype, stem)
+            total = self.add("Add", [self.add("Mul", [numbers, self.constant(stem, step)], stem), total], stem)
+        return self.add("Expand", [total, self.linear(stem, Linear(rows, tuple(terms)))], stem) if terms else total
+
+    def length(self, stem: str, length: Length) -> str:
+        return self.linear(stem, Linear(np.array(length.rest), ((length.size, np.array(length.factor)),)))
 
     def linear(self, stem: str, edit: Linear) -> str:
         kind = np.int64 if edit.fixed.dtype.kind in "iu" else edit.fixed.dtype

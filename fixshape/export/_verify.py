@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fixshape.export._export_eager import device_of, evaluating, gear_text, inpu
 from fixshape.export._gears import HEIGHT, WIDTH, Gears
 from fixshape.export._onnx_header import read_header
 from fixshape.export._onnx_run import Arrays, differences, open_session, run
+from fixshape.export._verify_decisions import Compared, FileDecisions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,10 @@ class VerifiedGear:
         image: (h, w) of the smaller image that was padded to this gear's canvas; ``None`` where none was.
         padded: where onnxruntime, on the padded image, differs from torch on the image alone.
         padded_largest: the largest difference there.
+        followed: where the results are equal because torch took its decisions on the file's numbers, as rounding would have
+            decided between others: the largest distance of such a number from torch's own, relative to the largest of its tensor.
+            ``None`` where there was no need.
+        padded_followed: the same, of the padded image.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,6 +49,8 @@ class VerifiedGear:
     image: tuple[int, int] | None = None
     padded: tuple[str, ...] = ()
     padded_largest: float | None = None
+    followed: float | None = None
+    padded_followed: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,9 +60,16 @@ class VerifiedGear:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What :func:`verify_onnx` found: one row for each gear, in the gears' order."""
+    """What :func:`verify_onnx` found.
+
+    Args:
+        rows: one for each gear, in the gears' order.
+        blind: the model gives the same for other inputs, bit by bit, as some do with random weights: then what was compared says
+            little of the layers.
+    """
 
     rows: tuple[VerifiedGear, ...]
+    blind: bool = False
 
     @property
     def ok(self) -> bool:
@@ -66,13 +80,28 @@ class Verification:
         lines = []
         for row in self.rows:
             shapes = ", ".join(f"{name} {list(shape)}" for name, shape in row.shapes.items())
-            told = "differs" if row.differences else f"equal to {row.largest:.1e}"
+            told = _told(row.differences, row.largest, row.followed)
             if row.image is not None:
-                of_padding = "differs" if row.padded else f"equal to {row.padded_largest:.1e}"
-                told += f"; {row.image[0]}x{row.image[1]} padded: {of_padding}"
+                told += f"; {row.image[0]}x{row.image[1]} padded: {_told(row.padded, row.padded_largest, row.padded_followed)}"
             lines.append(f"{shapes}: {told}")
             lines += [f"    {sentence}" for sentence in (*row.differences, *(f"padded: {text}" for text in row.padded))]
+        if not self.ok and any(row.ok for row in self.rows):
+            lines.append(
+                "some gears are equal and others are not: the graph holds what belongs to the size of its example."
+                " fixshape export --check-trace names the lines; or write a file for each canvas"
+            )
+        if self.blind:
+            lines.append(
+                "the model gives the same for other inputs too, so that this says little of its layers: give trained weights"
+            )
         return "\n".join(lines)
+
+
+def _told(differences: tuple[str, ...], largest: float | None, followed: float | None) -> str:
+    if differences:
+        return "differs"
+    where = "" if followed is None else f" where torch decides on the file's numbers, {followed:.1e} from its own"
+    return f"equal to {largest:.1e}{where}"
 
 
 def verify_onnx(
@@ -92,6 +121,10 @@ def verify_onnx(
     output that is larger on the larger canvas its top left counts, which is the valid region of whatever keeps to the pixels'
     places.
 
+    A model that selects, as the best scores, may select another box where rounding decides between two. Where the results differ,
+    it is run once more: at each decision the numbers of torch and of the file must be equal but for rounding, and on the file's
+    numbers torch must come to the file's results. A row says so (``followed``).
+
     It does not promise equality between the gears, and not on a device: onnxruntime runs on the CPU.
 
     Args:
@@ -101,7 +134,7 @@ def verify_onnx(
         make_inputs: as for :func:`fixshape.export.export_onnx`.
         compare_padded: also without image sizes, or not with them; ``None`` goes by the inputs.
         rtol: relative to torch's number; whole numbers and bools are equal or not.
-        atol: in the unit of the output; times its largest number, where that is less than 1.
+        atol: relative to the largest number of the output.
 
     Returns:
         A row for each gear. It does not raise where they differ.
@@ -124,8 +157,8 @@ def verify_onnx(
         x [4, 8]: equal to 0.0e+00
     """
     read_header(path)  # what is no ONNX file is told as such
-    session = open_session(Path(path))
-    known, asked = {port.name for port in session.get_inputs()}, {entry.name for entry in gears.inputs}
+    file = _File(open_session(Path(path)), FileDecisions(path))
+    known, asked = {port.name for port in file.session.get_inputs()}, {entry.name for entry in gears.inputs}
     if known != asked:
         raise UsageError(
             f"verify_onnx: {os.fspath(path)} has inputs {', '.join(sorted(known))}, expected {', '.join(sorted(asked))}."
@@ -137,17 +170,35 @@ def verify_onnx(
     if pads and not images and compare_padded:
         raise UsageError(f"verify_onnx: no input has the axes {HEIGHT}, {WIDTH} at its end: there is nothing to pad.")
     with evaluating(model):
-        return Verification(
-            tuple(
-                _gear(model, session, gears, index, make_inputs, images if pads else [], rtol, atol)
-                for index in range(len(gears))
-            )
+        rows = tuple(
+            _gear(model, file, gears, index, make_inputs, images if pads else [], rtol, atol) for index in range(len(gears))
         )
+        first = inputs_of(gears, 0, make_inputs, device_of(model))
+        return Verification(rows, is_blind(model, first, gear_text(gears, 0)))
+
+
+def is_blind(model: nn.Module, inputs: Sequence[Tensor], said: str) -> bool:
+    """Whether a model gives the same, bit by bit, for other numbers; one that takes no floating point is not asked."""
+    import torch
+
+    if not any(value.is_floating_point() for value in inputs):
+        return False
+    others = [0.75 - value if value.is_floating_point() else value for value in inputs]
+    try:
+        one, other = run_model(model, inputs, said), run_model(model, others, said)
+    except ExportError:
+        return False  # told of the gear already
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+class _File(NamedTuple):
+    session: Any
+    decisions: FileDecisions
 
 
 def _gear(
     model: nn.Module,
-    session: Any,
+    file: _File,
     gears: Gears,
     index: int,
     make_inputs: MakeInputs | None,
@@ -157,10 +208,10 @@ def _gear(
 ) -> VerifiedGear:
     shapes = gears.shapes(index)
     inputs = inputs_of(gears, index, make_inputs, device_of(model))
-    told, largest = _compare(model, session, gears, inputs, inputs, gear_text(gears, index), rtol, atol)
+    alike = _compare(model, file, gears, inputs, inputs, gear_text(gears, index), rtol, atol)
     image = _smaller(gears, index) if images else None
     if image is None:
-        return VerifiedGear(shapes, told, largest)
+        return VerifiedGear(shapes, alike.told, alike.largest, followed=alike.followed)
     alone, on_canvas = list(inputs), list(inputs)
     for position, entry in enumerate(gears.inputs):
         if position in images:
@@ -170,37 +221,42 @@ def _gear(
         elif entry.name == sizes_input(shapes):
             alone[position] = on_canvas[position] = inputs[position].new_tensor(image).expand_as(inputs[position])
     said = f"an image of {image[0]}x{image[1]} alone"
-    padded, padded_largest = _compare(model, session, gears, alone, on_canvas, said, rtol, atol)
-    return VerifiedGear(shapes, told, largest, image, padded, padded_largest)
+    padded = _compare(model, file, gears, alone, on_canvas, said, rtol, atol)
+    return VerifiedGear(
+        shapes, alike.told, alike.largest, image, padded.told, padded.largest, alike.followed, padded.followed
+    )  # fmt: skip
 
 
 def _compare(
     model: nn.Module,
-    session: Any,
+    file: _File,
     gears: Gears,
     of_torch: Sequence[Tensor],
     of_onnx: Sequence[Tensor],
     said: str,
     rtol: float,
     atol: float,
-) -> tuple[tuple[str, ...], float | None]:
+) -> Compared:
+    feeds = {entry.name: value.cpu().numpy() for entry, value in zip(gears.inputs, of_onnx, strict=True)}
+
+    def compare(got: Arrays, expected: Mapping[str, Tensor]) -> tuple[tuple[str, ...], float | None]:
+        wanted = {name: value.numpy() for name, value in zip(got, expected.values(), strict=True)}
+        if of_torch is not of_onnx:
+            got = {name: _top_left(value, wanted[name].shape) for name, value in got.items()}
+        told = []
+        for name, value in wanted.items():
+            # Rounding is relative to what was added up, which the largest number tells of; not to 1.
+            most = float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) if value.dtype.kind == "f" else 1.0
+            told += differences({name: got[name]}, {name: value}, rtol=rtol, atol=atol * most)
+        return tuple(told), _largest(got, wanted)
+
     try:
-        expected = run_model(model, of_torch, said)
-        feeds = {entry.name: value.cpu().numpy() for entry, value in zip(gears.inputs, of_onnx, strict=True)}
-        got = run(session, feeds)
+        expected, got = run_model(model, of_torch, said), run(file.session, feeds)
     except ExportError as error:
-        return (str(error),), None
+        return Compared((str(error),), None)
     if len(got) != len(expected):
-        return (f"the file has {len(got)} outputs ({', '.join(got)}), the model gives {len(expected)}.",), None
-    wanted: Arrays = {name: value.numpy() for name, value in zip(got, expected.values(), strict=True)}
-    if of_torch is not of_onnx:
-        got = {name: _top_left(value, wanted[name].shape) for name, value in got.items()}
-    told = []
-    for name, value in wanted.items():
-        # Of an output that is small as a whole, an error of atol would be all of it.
-        most = float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) if value.dtype.kind == "f" else 1.0
-        told += differences({name: got[name]}, {name: value}, rtol=rtol, atol=atol * min(1.0, most))
-    return tuple(told), _largest(got, wanted)
+        return Compared((f"the file has {len(got)} outputs ({', '.join(got)}), the model gives {len(expected)}.",), None)
+    return file.decisions.explain(Compared(*compare(got, expected)), model, of_torch, feeds, said, compare)
 
 
 def _top_left(value: Any, shape: tuple[int, ...]) -> Any:

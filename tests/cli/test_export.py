@@ -69,6 +69,56 @@ def with_inputs():
     return modules.Encoder(), lambda shapes: (torch.ones(shapes["tokens"]).long(),)
 
 
+def refuses():
+    """It raises in its forward."""
+
+    class Refuses(torch.nn.Module):
+        def forward(self, x):
+            raise KeyError("boom")
+
+    return Refuses()
+
+
+def leaves():
+    """A factory that ends the process."""
+    sys.exit(3)
+
+
+def inputs_that_raise():
+    return modules.FreeSize(), lambda shapes: shapes["nothing"]
+
+
+def wrapped():
+    """A model whose forward takes *args, and gives its input and one tensor twice."""
+
+    class Wrapped(torch.nn.Module):
+        def forward(self, *inputs):
+            (x,) = inputs
+            y = x * 2
+            return {"same": x, "one": y, "other": y}
+
+    return Wrapped()
+
+
+def test_outputs_that_are_one_value_have_their_own_names(folder, capsys):
+    path = folder / "model.onnx"
+    assert _run(folder, f"{__name__}:wrapped", "--batch-sizes", "1,2", "--onnx", str(path), "--verify") == 0
+    header = read_header(path)
+    assert [port.name for port in (*header.inputs, *header.outputs)] == ["images", "same", "one", "other"]
+
+
+def test_a_canvas_that_the_model_refuses_is_a_failed_check_of_the_trace_too(folder, capsys):
+    assert _run(folder, f"{__name__}:refuses", "--batch-sizes", "1,2", "--check-trace", "--json") == 1
+    told = capsys.readouterr()
+    assert "KeyError: 'boom'" in told.err
+    assert json.loads(told.out)["error"] in told.err
+
+
+def test_a_model_that_raises_is_a_failed_check(folder, capsys):
+    assert _run(folder, f"{__name__}:refuses", "--onnx", str(folder / "m.onnx")) == 1
+    assert "the model refuses images [1, 3, 32, 48]: KeyError: 'boom' (" in capsys.readouterr().err
+
+
 def test_a_file_that_differs_is_not_kept(folder, capsys):
     path = folder / "model.onnx"
     options = ("--inputs", "images:N,3,H,W;image_sizes:N,2", "--batch-sizes", "1,2", "--onnx", str(path))
@@ -169,6 +219,12 @@ WRONG = {
     "no factory": ([f"{MODULES}:BakdBatch", "--check-trace"], "has no 'BakdBatch'. Did you mean 'BakedBatch'?"),
     "a factory with arguments": ([f"{MODULES}:line_of", "--check-trace"], "line_of raises TypeError: line_of() missing 1"),
     "no model in it": ([f"{MODULES}:CANVASES", "--check-trace"], "gives tuple, expected a torch.nn.Module, or a pair of one"),
+    "a path": (["./my/model.py:make", "--check-trace"], "'./my/model.py:make' is not package.module:factory, as Python imports"),
+    "a factory that leaves": ([f"{__name__}:leaves", "--check-trace"], "leaves raises SystemExit: 3 ("),
+    "inputs that raise": ([f"{__name__}:inputs_that_raise", "--onnx", "{}/m.onnx"], "it raises KeyError: 'nothing' ("),
+    "a device": ([f"{MODULES}:FreeSize", "--onnx", "/dev/null"], "--onnx '/dev/null' is no file, expected the path of one"),
+    "no name": ([f"{MODULES}:FreeSize", "--onnx", ""], "--onnx '' is no file, expected the path of one"),
+    "a long name": ([f"{MODULES}:FreeSize", "--onnx", "{}/" + "m" * 250], "the name is too long for its folder"),
     "nothing to do": ([f"{MODULES}:FreeSize"], "there is nothing to do: give --onnx FILE, --check-trace or --targets"),
     "no file": ([f"{MODULES}:FreeSize", "--verify", "--check-trace"], "--verify is for the file of --onnx, which is not given"),
     "no targets": ([f"{MODULES}:FreeSize", "--soc-version", "Ascend310P3", "--check-trace"], "is for the rules of --targets"),

@@ -94,6 +94,35 @@ def test_the_proof_sees_another_overlap(exported, monkeypatch):
     assert not verify_detector(model, (file,)).ok
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """As torchvision makes it: all scores are about 0.01, and rounding picks among them."""
+    torch.manual_seed(0)
+    model = reduced.build("retinanet", dtype=torch.float32)
+    model.topk_candidates, model.score_thresh = 60, 0.0
+    static = to_static(model)
+    plan = ShapePlan([Bucket(*reduced.CANVAS, 8)])
+    (file,) = export_detector(static, plan, tmp_path_factory.mktemp("onnx") / "model.onnx", batch_sizes=(2,))
+    return static, file
+
+
+def test_what_rounding_picks_of_random_weights_is_proved(untrained):
+    model, file = untrained
+    verification = verify_detector(model, (file,))
+    assert verification.ok, str(verification)
+    (row,) = verification.rows
+    assert row.followed is not None or row.padded_followed is not None, "rounding picked nothing"
+
+
+@pytest.mark.parametrize("part", ["classification_head", "regression_head"])
+def test_another_weight_is_seen_where_scores_are_equal(part, untrained, monkeypatch):
+    model, file = untrained
+    for name, parameter in model.head.named_parameters():
+        if part in name and parameter.ndim == 4:
+            monkeypatch.setattr(parameter, "data", parameter.data * 1.01)
+    assert not verify_detector(model, (file,)).ok
+
+
 def test_real_images_are_detected_as_in_torch(exported, data_folder):
     """Images of a data set on one canvas, each with its size."""
     from torchvision.io import ImageReadMode, decode_image

@@ -134,3 +134,49 @@ def test_indices_of_samples_and_equal_rows():
     found = diff(model(2), model(3))
     x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
     np.testing.assert_allclose(run(open_session(found.model), {"x": x})["y"][:, 0], x.max(1) - 7, rtol=1e-5)
+
+
+def grid(n, h, w):
+    """A filled tensor and indices, each with two axes that follow the sizes."""
+    filled = ", ".join(["2.0"] * (h * w))
+    places = ", ".join(f"{sample}, {row}" for sample in range(n) for row in range(h))
+    return parse(
+        f"g (float[{n}, {h}, {w}] x) => (float[{n}, {h}, {w}] y, float[{n}, {h}, {w}] z)"
+        f" <float[{h}, {w}] filled = {{{filled}}}, int64[{n}, {h}, 2] places = {{{places}}}>"
+        " { y = Mul(x, filled) z = GatherND(x, places) }"
+    )
+
+
+def test_constants_that_grow_along_two_axes():
+    found = diff(grid(2, 3, 4), grid(3, 5, 7))
+    assert found.symbols == {"N": (2, 3), "x_1": (3, 5), "x_2": (4, 7)}
+    third = grid(4, 2, 9)
+    feeds = random_feeds(open_session(third), {}, seed=1)
+    assert differences(run(open_session(found.model), feeds), run(open_session(third), feeds)) == []
+
+
+def test_axes_of_two_inputs_that_are_equal_in_both_files_are_one_size():
+    def pair(n, length):
+        return parse(
+            f"g (float[{n}, {length}] ids, float[{n}, {length}] mask) => (float[{n}, {length}] y) {{ y = Mul(ids, mask) }}"
+        )
+
+    found = diff(pair(2, 4), pair(3, 8))
+    assert found.symbols == {"N": (2, 3), "ids_1": (4, 8)}
+    assert [input_dims(port) for port in found.model.graph.input] == [("N", "ids_1")] * 2
+
+
+def test_a_number_that_was_taken_for_a_multiple_of_the_batch_is_found():
+    """2 * N + 4 and W + 2 are the same in both files: what is not the same is one batch size at another width."""
+
+    def padded(n, w):
+        ones = ", ".join(["1.0"] * (w + 2))
+        return parse(
+            f"g (float[{n}, {w}] x) => (float[{n}, {w + 2}] y) <int64[4] p = {{0, 1, 0, 1}}, float[{w + 2}] ones = {{{ones}}}>"
+            " { a = Pad(x, p) y = Mul(a, ones) }"
+        )
+
+    found = diff(padded(1, 4), padded(2, 6))
+    third = padded(3, 9)
+    feeds = random_feeds(open_session(third), {}, seed=1)
+    assert differences(run(open_session(found.model), feeds), run(open_session(third), feeds)) == []

@@ -45,6 +45,12 @@ BAKED = {
         { y = Concat <axis = 1> (x, w) }""",
     "indices of samples": """g (float[2, 3] x) => (float[2] y) <int64[2, 1] i = {0, 1}>
         { a = ArgMax <axis = 1> (x) b = Concat <axis = 1> (i, a) y = GatherND(x, b) }""",
+    "indices of samples, and of what each holds": """g (float[2, 3] x) => (float[2, 2] y)
+        <int64[2, 2, 2] i = {0, 2, 0, 0, 1, 2, 1, 0}> { y = GatherND(x, i) }""",
+    "places of samples in a row": """g (float[2, 3] x) => (float[2, 3] y)
+        <int64[1] all = {6}, int64[2, 3] i = {2, 1, 0, 5, 4, 3}> { a = Reshape(x, all) y = Gather(a, i) }""",
+    "equal rows that a product reads": """g (float[2, 3, 2] x) => (float[2, 1, 2] y)
+        <float[2, 1, 3] w = {1.0, 2.0, 3.0, 1.0, 2.0, 3.0}> { y = MatMul(w, x) }""",
     "numbers that a shape is made of": """g (float[2, 3, 4] x) => (float[2, 12] y) <int64[1] n = {2}, int64[1] one = {1},
         int64[1] two = {2}>
         { s = Shape(x) b = Gather(s, one) c = Gather(s, two) d = Mul(b, c) t = Concat <axis = 0> (n, d) y = Reshape(x, t) }""",
@@ -162,7 +168,7 @@ def test_a_result_with_its_samples_mixed_fails_the_proof():
          r"node 'y' \(Add\): Incompatible dimensions \(inputs at batch size 1009: x \[1009, 3\], w \[2, 1\]\)"),
         ("g (float[2, 3] x) => (int64[2, K] y) { y = NonZero(x) }", r"The batch is lost in 'y' \(NonZero\)"),
         ("g (float[2, 3] x) => (float[2, 3] y) <float z = {0.0}> { y = Mul(x, z) }",
-         "no output of 'y' differs from sample to sample, so that a run on drawn inputs proves nothing"),
+         "no output of 'y' differs from sample to sample by more than rounding, so that a run on drawn inputs proves nothing"),
         ("g (float[2, 3] x) => (float[] y) { y = ReduceMax <keepdims = 0> (x) }",
          r"output 'y' has no batch axis and is another for other samples.*lost in 'y' \(ReduceMax\)"),
     ],
@@ -178,7 +184,7 @@ def test_a_graph_inside_a_branch_is_proved_or_refused():
                   else_branch = e () => (float[%s] q) { r = Neg(x) q = Reshape(r, s) }> }"""
     free, baked = (parse(body % sizes) for sizes in (("-1, 12", "M, 12", "M, 12"), ("2, 12", "2, 12", "2, 12")))
     assert set_batch(free, axes={"x": 0}).proof.batch_sizes == (1, 2, 5)
-    with pytest.raises(ExportError, match=r"Reshape|'y' \(If\)"):
+    with pytest.raises(ExportError, match=r"What is inside 'y' \(If\) is not rewritten, and may hold the batch size"):
         set_batch(baked, axes={"x": 0})
 
 
@@ -238,3 +244,22 @@ def test_types_are_kept_where_a_shape_is_int32():
     kinds = {node.op_type for node in change.model.graph.node}
     assert {"Shape", "Gather", "Mul", "Add", "Cast"} <= kinds
     assert any(numpy_helper.to_array(tensor).dtype == np.int32 for tensor in change.model.graph.initializer)
+
+
+def test_sizes_and_feeds_of_what_the_file_does_not_have():
+    model = parse("g (float[N, 3] x) => (float[N, 3] y) { y = Neg(x) }")
+    with pytest.raises(UsageError, match="sizes: there is no symbol 'M': the file has N"):
+        set_batch(model, sizes={"M": 3})
+    with pytest.raises(UsageError, match=r"feeds: there is no input 'z': the file has x\."):
+        set_batch(model, feeds={"z": np.zeros(3)})
+    with pytest.raises(UsageError, match=r"input 'x' of shape \[9999999999999, 3\] does not fit in memory"):
+        set_batch(model, 9999999999999)
+
+
+def test_a_size_that_was_chosen_and_does_not_fit_is_named():
+    model = parse(
+        "g (float[N, W] x) => (float[N, 2] y) <int64[2] s = {-1, 2}, int64[2] t = {-1, 9}>"
+        " { a = Reshape(x, t) y = Reshape(a, s) }"
+    )
+    with pytest.raises(ExportError, match=r"Other sizes were chosen, W = 8: give them with sizes \(--size\)"):
+        set_batch(model)
