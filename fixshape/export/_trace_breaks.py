@@ -8,6 +8,7 @@ tensor follows its size, a tensor is made of other Python numbers, other operato
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from fixshape.audit._report import Location
-from fixshape.errors import UsageError
+from fixshape.errors import ExportError, UsageError
 from fixshape.export._export_eager import (
     call_model,
     device_of,
@@ -26,9 +27,11 @@ from fixshape.export._export_eager import (
     gear_text,
     inputs_of,
     other_gears,
+    run_model,
 )
 from fixshape.export._export_line import blamed
 from fixshape.export._gears import Gears
+from fixshape.export._onnx_run import differences
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +51,7 @@ class TraceBreak:
         kind: ``"read"`` (``.item()``, ``.tolist()``, a tensor in ``if``), ``"number"`` (a Python number made of a size),
             ``"parts"`` (a tensor is iterated over, or cut in a number of parts that follows its size), ``"list"`` (a tensor is
             made of Python numbers that follow a size), ``"path"`` (other operators run from gear to gear), ``"untraceable"``
-            (there is no trace at all).
+            (there is no trace at all), ``"result"`` (the trace gives other results, and no line shows why).
         site: the line, ``None`` where it is not known.
         message: what happens there.
         way_out: what to write instead.
@@ -120,6 +123,7 @@ def trace_breaks(model: nn.Module, gears: Gears, *, make_inputs: MakeInputs | No
             # A branch on data goes its own way with each example, and what follows a number of parts is told with it.
             found += [] if reads or parts else _paths(here, there)
             found += [] if isinstance(trace, TraceBreak) else _numbers(trace, inputs, there)
+            found += [] if found else _results(trace, model, inputs, gear_text(gears, index))
     unique = {(entry.kind, entry.site): entry for entry in reversed(found)}
     order = {call.site: place for place, call in reversed(list(enumerate(here)))}
     return tuple(sorted(reversed(unique.values()), key=lambda entry: order.get(entry.site, -1)))
@@ -275,6 +279,31 @@ def _numbers(trace: Any, inputs: Sequence[Tensor], own: Sequence[_Call]) -> list
     ]
 
 
+def _results(trace: Any, model: Any, inputs: Sequence[Tensor], said: str) -> list[TraceBreak]:
+    """What no number has shown: a slice of everything, say, is no operator in the module's own run and one in the trace."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = run_model(model, inputs, said)
+        torch.manual_seed(0)
+        try:
+            got = run_model(trace, inputs, said)
+        except ExportError as error:
+            told = [str(error).partition(". Is it")[0]]
+        else:
+            told = differences(*({name: value.numpy() for name, value in each.items()} for each in (got, expected)))
+    return [
+        TraceBreak(
+            "result",
+            None,
+            f"with {said} the trace gives other results, and no number or operator that differs was seen: {told[0]}",
+            "Look for a size that is read as a Python number, as in x[:, : int(n)]",
+        )
+        for _ in told[:1]
+    ]
+
+
 def _differing(call: _Call, traced: _Call) -> list[tuple[str, str]]:
     """The first number that differs. The inner form of an operator has more of them at its end."""
     pairs = zip(call.numbers, traced.numbers, strict=False)
@@ -282,7 +311,7 @@ def _differing(call: _Call, traced: _Call) -> list[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    return text.replace("+0j", "").replace("(", "").replace(")", "")
+    return re.sub(r"(?<![\d.])0j", "0", text.replace("+0j", "")).replace("(", "").replace(")", "")
 
 
 def _aligned(here: Sequence[_Call], there: Sequence[_Call]) -> Iterator[tuple[_Call, _Call]]:
@@ -291,6 +320,10 @@ def _aligned(here: Sequence[_Call], there: Sequence[_Call]) -> Iterator[tuple[_C
 
 
 def _matcher(here: Sequence[_Call], there: Sequence[_Call]) -> SequenceMatcher[str]:
-    # A trace calls convolution by the name of its inner form.
-    own, other = ([call.name.replace("aten._conv", "aten.conv") for call in calls] for calls in (here, there))
-    return SequenceMatcher(a=own, b=other, autojunk=False)
+    return SequenceMatcher(a=list(map(_aligned_by, here)), b=list(map(_aligned_by, there)), autojunk=False)
+
+
+def _aligned_by(call: _Call) -> str:
+    if call.name == "aten.slice.Tensor" and call.numbers:
+        return f"{call.name} {call.numbers[0]}"  # a trace slices x[:, 1:] along its first axis too, where eager torch does not
+    return call.name.replace("aten._conv", "aten.conv")  # which a trace calls by the name of its inner form

@@ -113,6 +113,34 @@ def test_a_model_that_cannot_be_traced_says_why():
     assert "an unknown line: torch.jit.trace fails: " in str(found)
 
 
+class Slices(torch.nn.Module):
+    def forward(self, images):
+        return images[:, 1:, :-1].sum() + images[:, :, ::2].sum() + images[..., 0].sum()
+
+
+def test_a_trace_has_more_slices_than_eager_torch():
+    assert trace_breaks(Slices(), IMAGES) == ()
+
+
+class SlicedWhole(torch.nn.Module):
+    def forward(self, images):
+        return images[:, :, : int(images.shape[2])].mean((2, 3))
+
+
+def test_other_results_are_told_also_where_no_line_shows_why():
+    (found,) = trace_breaks(SlicedWhole(), IMAGES)
+    assert (found.kind, found.site) == ("result", None)
+    assert "the trace gives other results, and no number or operator that differs was seen: output" in found.message
+
+
+def test_random_numbers_are_no_other_results():
+    class Noise(torch.nn.Module):
+        def forward(self, images):
+            return images + torch.rand_like(images)
+
+    assert trace_breaks(Noise(), IMAGES) == ()
+
+
 def test_bad_input():
     with pytest.raises(UsageError, match="got a TorchScript module, in which nothing is left to find"):
         trace_breaks(torch.jit.script(modules.FreeBatch().eval()), BATCHES)
