@@ -121,7 +121,8 @@ def names_of(axes: Sequence[Any]) -> tuple[Any, ...]:
 class Rows:
     """Selected rows: the operators, methods and attributes of a tensor, answered by the handlers of the registry.
 
-    Not a ``torch.Tensor``: ``isinstance`` says no. What is not reduced to a tensor must not leave the block.
+    Not a ``torch.Tensor``, though a block's ``isinstance`` says so to user code. What is not reduced to a tensor must not leave
+    the block.
     """
 
     __slots__ = ("__weakref__", "_axes", "_data")
