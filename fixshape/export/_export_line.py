@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TORCH = ("torch", "torch_xla", "torch_npu", "onnxscript", "onnx_ir", "onnx")
 _LIBRARY = re.compile(r"(?:site|dist)-packages/(\w+)/")
@@ -43,6 +50,27 @@ def innermost(stack: str) -> str | None:
     own = [place for file, place in lines if not _is_torch(file)]
     places = own or [place for _, place in lines]
     return places[-1] if places else None
+
+
+def called_at(module: nn.Module, run: Callable[[], object]) -> str | None:
+    """``"model.py:12"``: the line that calls a module while its model runs; ``None`` where only torch's own modules do."""
+    places: list[str] = []
+
+    def note(*_: Any) -> None:
+        frame: FrameType | None = sys._getframe(1)
+        # Beyond this package's frames are those of who exports, not of the model.
+        while frame is not None and Path(frame.f_code.co_filename).parent != _OWN:
+            if not _is_torch(frame.f_code.co_filename):
+                places.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+                return
+            frame = frame.f_back
+
+    handle = module.register_forward_pre_hook(note)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return next(iter(places), None)
 
 
 def _line(error: BaseException) -> str | None:

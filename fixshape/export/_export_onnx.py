@@ -29,7 +29,7 @@ from fixshape.export._export_eager import (
     other_gears,
     run_model,
 )
-from fixshape.export._export_line import blamed, causes
+from fixshape.export._export_line import blamed, called_at, causes
 from fixshape.export._gears import Gears
 from fixshape.export._onnx_header import OnnxHeader, read_header
 from fixshape.export._onnx_passes import clean_up
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # As torch's messages name an axis of an argument, with and without torch.compile's front end.
 _AXIS = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]|inputs\[(\d+)\]\.shape\[(\d+)\]")
+_PACKED = re.compile(r"__torch__\.torch\.classes\.([\w.]+)")
 OPSET = 18  # the highest that ATC documents, and the lowest that torch's exporter writes
 
 
@@ -214,8 +215,11 @@ def _capture(
             clean_up(program.model)
             _name_ports(program.model.graph, common["input_names"], names)
             program.save(os.fspath(path))
+    except ExportError:
+        raise
     except Exception as error:
-        raise ExportError(f"export_onnx: the model cannot be captured: {_captured(error, model, gears)}") from error
+        told = _packed(error, model, inputs) or _captured(error, model, gears)
+        raise ExportError(f"export_onnx: the model cannot be captured: {told}") from error
 
 
 def _of_arguments(model: nn.Module, axes: list[dict[int, str]]) -> tuple[Any, ...]:
@@ -289,6 +293,27 @@ def _captured(error: Exception, model: nn.Module, gears: Gears) -> str:
     else:
         way_out = "fixshape export --check-trace and fixshape audit name the lines that depend on shapes or data"
     return f"{told}. {way_out}."
+
+
+def _packed(error: Exception, model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+    """Of a quantised model: the first module whose weights torch has packed, and the line that calls it."""
+    import torch
+
+    kind = next((found[1] for cause in causes(error) if (found := _PACKED.search(str(cause)))), None)
+    holders = [name for name, module in model.named_modules() if torch.ScriptObject in map(type, vars(module).values())]
+    if kind is None or not holders:
+        return None
+    name = holders[0].removesuffix("._packed_params")  # a quantised Linear keeps them in a module of their own
+    module = model.get_submodule(name)
+    with torch.no_grad():
+        line = called_at(module, lambda: model(*inputs))
+    first = f", as the first of {len(holders)} modules," if len(holders) > 1 else ""
+    called = module._get_name()  # type: ignore[no-untyped-call]
+    return (
+        f"{name or 'the model'} ({called}{f', called at {line}' if line else ''}){first} holds weights packed for"
+        f" torch's own operators ({kind}), which torch.export does not take. Export the float model and quantise the file; or"
+        " export torch.jit.trace(model, inputs), where int8 numbers may differ from torch's by a step of their scale."
+    )
 
 
 def _check_batch(model: nn.Module, gears: Gears, make_inputs: MakeInputs | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 Array = npt.NDArray[Any]
+_ROUNDED = 8  # units of the largest number's last place; sums in another order differ by one or two
 
 
 class Use(NamedTuple):
@@ -102,7 +103,7 @@ class Grid:
 
 
 def grid_of(array: Array, lengths: Mapping[int, Length]) -> Grid | None:
-    """How a constant goes on along axes that follow sizes, where it is even along them."""
+    """How a constant goes on along axes that follow sizes, where it is even along them but for rounding."""
     if not array.size:
         return None
 
@@ -116,7 +117,15 @@ def grid_of(array: Array, lengths: Mapping[int, Length]) -> Grid | None:
         step = row(start | {axis: 1}) - first if counts else None
         along.append(Growth(axis, length, step if step is not None and step.any() else None))
     grid = Grid(first, tuple(along))
-    return grid if np.array_equal(grid.of(array.shape), array) else None
+    return grid if is_rounded(grid.of(array.shape), array) else None
+
+
+def is_rounded(one: Array, two: Array) -> bool:
+    """Whether constants of one shape are equal, floats but for rounding: a folded table has a row computed anew per sample."""
+    if one.dtype.kind != "f" or one.dtype != two.dtype:
+        return np.array_equal(one, two)
+    largest = np.abs(two, where=np.isfinite(two), out=np.zeros_like(two)).max(initial=0)
+    return np.allclose(one, two, rtol=0, atol=float(_ROUNDED * np.finfo(two.dtype).eps * largest), equal_nan=True)
 
 
 Edit = Linear | Grid

@@ -6,10 +6,14 @@ the graph with each other one, for a pair that halves an axis. A suppression of 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from fixshape.errors import ExportError
+from fixshape.export._export_line import causes, innermost, said
 from fixshape.export._onnx_run import need
 
+_NODE = re.compile(r"node '([^']+)'")  # as onnxscript's errors name one
 _ROUNDS = 2  # constants that the rules bring about are folded too
 # Of onnxscript.rewriter.rules.common: the default ones that there can be work for in a graph that torch wrote.
 _RULES = (
@@ -34,22 +38,42 @@ def clean_up(model: Any) -> None:
             and outputs stay.
 
     Raises:
+        ExportError: onnxscript fails at an operator; it is named, with the line of the model that it is from.
         ExtraError: onnxscript is not installed.
     """
     optimizer, rewriter = need("onnxscript.optimizer"), need("onnxscript.rewriter")
     common, passes = need("onnxscript.rewriter.rules.common"), need("onnx_ir.passes.common")
-    optimizer.inline(model)
-    for _ in range(_ROUNDS):
-        optimizer.fold_constants(model, onnx_shape_inference=True)
-        rewriter.rewrite(
-            model, [getattr(common, name) for name in _RULES if hasattr(common, name)]
-        )  # another release may lack one
-    for last in (
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.LiftSubgraphInitializersToMainGraphPass(),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.OutputFixPass(),
-        passes.NameFixPass(),
-    ):
-        last(model)
+    try:
+        optimizer.inline(model)
+        for _ in range(_ROUNDS):
+            optimizer.fold_constants(model, onnx_shape_inference=True)
+            rewriter.rewrite(
+                model, [getattr(common, name) for name in _RULES if hasattr(common, name)]
+            )  # another release may lack one
+        for last in (
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.LiftSubgraphInitializersToMainGraphPass(),
+            passes.DeduplicateInitializersPass(),
+            passes.CommonSubexpressionEliminationPass(),
+            passes.OutputFixPass(),
+            passes.NameFixPass(),
+        ):
+            last(model)
+    except Exception as error:
+        raise ExportError(f"export_onnx: the graph cannot be simplified: {_failed(model, error)}.") from error
+
+
+def _failed(model: Any, error: Exception) -> str:
+    """What was said; of a node that is named in it, its operator in torch, the line of the model, and the way out."""
+    told = said(causes(error)[0])
+    named = next((name for cause in causes(error) if (name := _NODE.search(str(cause)))), None)
+    node = next((node for node in model.graph.all_nodes() if named and node.name == named[1]), None)
+    if node is None:
+        return told
+    operator = node.metadata_props.get("namespace", "").rpartition(": ")[2]
+    line = innermost(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+    return (
+        f"{node.op_type} {node.name!r} ({', '.join(filter(None, (operator, line))) or 'of no line'}): {told}. onnxscript has no"
+        " rule for this operator as it is used there, most often since an axis that it takes apart is dynamic: write that line in"
+        " another way, or give the axis one size (a single batch size, or a single canvas)"
+    )

@@ -289,7 +289,9 @@ class _Walk:
             return None
         use = Use(index, 1)
         array = self.constants.arrays.get(node.input[1]) if use not in self.edits else None
-        for _, edit in self._changes(use, array) if array is not None else ():
+        # In a file for one sample the indices cannot show that each next sample lies further on; a Gather takes no other.
+        alone = node.op_type == "Gather" and self.sizes[0] == 1 and own[place.axis] == place.inner
+        for _, edit in self._changes(use, array, place.inner if alone else None) if array is not None else ():
             self.edits[use] = edit
             if self._step(index) is None and node.output[0] in self.places:
                 return None
@@ -469,7 +471,8 @@ class _Walk:
                         further.append(producer)
             level = further
 
-    def _changes(self, use: Use, array: np.ndarray[Any, Any]) -> Iterator[tuple[Use, Edit]]:
+    def _changes(self, use: Use, array: np.ndarray[Any, Any], stride: int | None = None) -> Iterator[tuple[Use, Edit]]:
+        """The ways in which a constant could follow the batch; ``stride`` is from one sample's indices to the next one's."""
         size, (node, slot) = self.sizes[0], use
         shape_like = array.dtype.kind == "i" and array.ndim <= 1 and array.size <= 64
         if shape_like:
@@ -484,9 +487,9 @@ class _Walk:
         for axis in sorted(range(array.ndim), key=lambda axis: (array.shape[axis] != size, axis)):
             factor, rest = divmod(array.shape[axis], size)
             edit = grid_of(array, {axis: Length(_N, factor)}) if factor and not rest else None
-            if edit is not None and self.count_zeros and array.dtype.kind == "i" and not array.any():
-                growth = edit.along[0]
-                edit = Grid(edit.first, (growth._replace(step=np.ones_like(edit.first)),))
+            step = stride if stride and array.shape[axis] == 1 else int(self.count_zeros and not array.any())
+            if edit is not None and step and array.dtype.kind == "i" and edit.along[0].step is None:
+                edit = Grid(edit.first, (edit.along[0]._replace(step=np.full_like(edit.first, step)),))
             if edit is not None:
                 yield use, edit
 

@@ -190,6 +190,41 @@ def test_an_operator_without_translation_is_named(path):
         export_onnx(Sorted(), BATCHES, path)
 
 
+def test_a_quantised_module_is_named_with_the_line_that_calls_it(path):
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(torch.ao.nn.quantized.Conv2d(3, 2, 1), torch.ao.nn.quantized.Conv2d(2, 2, 1))
+
+        def forward(self, images):
+            return self.inner(torch.quantize_per_tensor(images, 0.1, 0, torch.quint8)).dequantize()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Quantised()
+    line = Quantised.forward.__code__.co_firstlineno + 1
+    said = (
+        rf"inner\.0 \(QuantizedConv2d, called at .*test_export_onnx\.py:{line}\), as the first of 2 modules, holds weights packed"
+        r" for torch's own operators \(quantized\.Conv2dPackedParamsBase\), which torch\.export does not take\. Export the float"
+    )
+    with pytest.raises(ExportError, match=said):
+        export_onnx(model, BATCHES, path)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_operator_that_cannot_be_simplified_is_named_with_its_line(path):
+    class Halves(nn.Module):
+        def forward(self, images):
+            return torch.cat([images, images]).split(images.shape[0])[0]
+
+    line = Halves.forward.__code__.co_firstlineno + 1
+    with pytest.raises(
+        ExportError, match=rf"SplitToSequence '\w+' \(aten\.split\.Tensor, .*test_export_onnx\.py:{line}\): Attrib"
+    ):
+        export_onnx(Halves(), BATCHES, path)
+    assert not path.exists()
+
+
 @pytest.mark.slow
 def test_an_axis_that_the_capture_makes_a_number_is_named(path):
     class Fixed(nn.Module):

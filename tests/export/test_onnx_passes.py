@@ -7,9 +7,11 @@ import numpy as np
 import onnx_ir
 import pytest
 import torch
+from onnxscript import optimizer
 from onnxscript.rewriter.rules import common
 from torch import Tensor, nn
 
+from fixshape.errors import ExportError
 from fixshape.export import _onnx_passes
 from fixshape.export._onnx_passes import clean_up
 from fixshape.export._onnx_run import open_session, run
@@ -89,6 +91,15 @@ def test_the_rule_that_takes_minutes_is_not_among_them():
     rules = [getattr(common, name) for name in _onnx_passes._RULES]
     assert common.slice_split_rule not in rules
     assert len({id(rule) for rule in rules}) == len(rules)
+
+
+def test_a_failure_that_names_no_node_is_told_too(captured, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Error at node 'none of ours'") from ValueError("odd")
+
+    monkeypatch.setattr(optimizer, "fold_constants", fails)
+    with pytest.raises(ExportError, match=r"the graph cannot be simplified: ValueError: odd\.$"):
+        clean_up(copied(captured[0]))
 
 
 def count(model) -> Counter:

@@ -9,6 +9,7 @@ from onnx import numpy_helper, parser
 
 from fixshape.errors import ExportError, ShapeError, UsageError
 from fixshape.export import set_batch
+from fixshape.export._onnx_constants import is_rounded
 from fixshape.export._onnx_prove import prove_rows
 from fixshape.export._onnx_run import differences, open_session, random_feeds, run
 from fixshape.export._onnx_trace import Place
@@ -84,6 +85,40 @@ def test_one_constant_that_two_nodes_read_is_changed_for_one():
     change = set_batch(model)
     assert change.changed == ("'y' (Reshape)",)
     np.testing.assert_array_equal(run(open_session(change.model), {"x": np.zeros((5, 3, 4), np.float32)})["z"], [-2, -12])
+
+
+@pytest.mark.parametrize("off", [3e-8, 1e-3])
+def test_a_table_that_was_computed_for_each_sample_repeats_but_for_rounding(off):
+    """A table of positions that is folded has a row for each sample, of sums in another order; 1e-3 is no rounding."""
+    table = f"<float[2, 3] w = {{0.1, 0.2, 0.3, {0.1 + off:.9f}, 0.2, 0.3}}>"
+    model = parse(f"g (float[2, 3] x) => (float[2, 3] y) {table} {{ y = Add(x, w) }}")
+    if off > 1e-6:
+        with pytest.raises(ExportError, match=r"node 'y' \(Add\): Incompatible dimensions"):
+            set_batch(model)
+        return
+    rows = numpy_helper.to_array(model.graph.initializer[0])
+    assert (rows[0] != rows[1]).any()
+    change = set_batch(model, 3)
+    np.testing.assert_array_equal(run(open_session(change.model), {"x": np.zeros((3, 3), np.float32)})["y"], rows[[0, 0, 0]])
+
+
+@pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_no_rounding(special):
+    rows = np.array([[1, special], [1, special]], np.float32)
+    assert is_rounded(rows, rows.copy())
+    assert not is_rounded(rows, np.array([[1, special], [2, special]], np.float32))
+    assert not is_rounded(rows, np.ones((2, 2), np.float32))
+
+
+@pytest.mark.parametrize("to", ["dynamic", 3])
+def test_places_in_a_row_of_one_sample_are_counted_for_more(to):
+    """As as_strided is written: a file for one sample does not show how far on the next sample's elements lie."""
+    model = parse("""g (float[1, 3] x) => (float[1, 3] y) <int64[1] all = {-1}, int64[1, 3] i = {2, 1, 0}>
+        { a = Reshape(x, all) y = Gather(a, i) }""")
+    change = set_batch(model, to)
+    assert change.changed == ("'y' (Gather)",)
+    x = np.arange(9, dtype=np.float32).reshape(3, 3)
+    np.testing.assert_array_equal(run(open_session(change.model), {"x": x})["y"], x[:, ::-1])
 
 
 @settings(max_examples=40, deadline=None)
