@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from fixshape.errors import FixshapeError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -16,6 +18,7 @@ _TORCH = ("torch", "torch_xla", "torch_npu", "onnxscript", "onnx_ir", "onnx")
 _LIBRARY = re.compile(r"(?:site|dist)-packages/(\w+)/")
 _STACK = re.compile(r'File "([^"]+)", line (\d+)')
 _OWN = Path(__file__).parent
+_PACKAGE = _OWN.parent
 _MOST = 300
 
 
@@ -78,7 +81,8 @@ def _line(error: BaseException) -> str | None:
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not _is_torch(file) and trace.tb_frame.f_globals.get("__name__", ""):
+        ours = isinstance(error, FixshapeError) and _PACKAGE in Path(file).parents  # the line is in the text, or the user's
+        if not ours and not _is_torch(file) and trace.tb_frame.f_globals.get("__name__", ""):
             lines.append(f"{file}:{trace.tb_lineno}")
         trace = trace.tb_next
     # What torch.compile's front end ran is no frame of this stack; its message holds the lines.

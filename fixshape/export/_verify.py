@@ -87,7 +87,7 @@ class Verification:
             lines += [f"    {sentence}" for sentence in (*row.differences, *(f"padded: {text}" for text in row.padded))]
         if not self.ok and any(row.ok for row in self.rows):
             lines.append(
-                "some gears are equal and others are not: the graph holds what belongs to the size of its example."
+                "some gears are equal and others are not: most likely the graph holds what belongs to the size of its example."
                 " fixshape export --check-trace names the lines; or write a file for each canvas"
             )
         if self.blind:

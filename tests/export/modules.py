@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fixshape.export import Gears, parse_inputs
+from fixshape.ops import masked_sum
 
 CANVASES = ((32, 48), (64, 32))
 BATCHES = Gears(parse_inputs("images:N,3,16,16"), tuple({"N": batch} for batch in (1, 2, 4)))
@@ -64,6 +65,13 @@ class Item(nn.Module):
     def forward(self, images):
         count = torch.ones_like(images[:, 0, 0, 0]).sum().item()  # item
         return images[:, :2].mean((2, 3)) * count  # count
+
+
+class Asks(nn.Module):
+    """An operator of ours is called with what it does not take."""
+
+    def forward(self, images):
+        return masked_sum(images, valid_mask=torch.ones(images.shape[0] + 1, dtype=torch.bool))  # asks
 
 
 class Branch(nn.Module):

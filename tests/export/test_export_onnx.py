@@ -153,6 +153,7 @@ class Counted(nn.Module):
 
 
 REFUSED = {
+    "an error of ours": (modules.Asks(), rf"the model refuses images \[.*: ShapeError: masked_sum: .*{line_of('asks')}\)"),
     "nonzero": (modules.Indices(), rf"sizes depend on data: NonZero '\w+' \(.*{line_of('nonzero')}\)"),
     "a branch on data": (modules.Branch(), rf"cannot be captured: GuardOnData.*{line_of('branch')}\)\. A branch or a loop"),
     "another model's plan": (
