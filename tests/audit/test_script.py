@@ -377,7 +377,7 @@ if os.environ.get("STEPS"):
 
 
 @pytest.mark.parametrize(
-    "form", ["script", "link", "package", *(pytest.param(form, marks=pytest.mark.slow) for form in ("path", "module"))]
+    "form", ["script", "package", *(pytest.param(form, marks=pytest.mark.slow) for form in ("link", "path", "module"))]
 )
 def test_the_world_is_as_python_shows_it(tmp_path, form):
     folder = tmp_path / "pack"

@@ -136,7 +136,7 @@ BUILDERS = {
         keypointrcnn,
     )
 }
-VARIANTS = ("retinanet_v2", "fasterrcnn", "fasterrcnn_mobilenet", "maskrcnn_v2")
+VARIANTS = ("retinanet_v2", "fasterrcnn", "fasterrcnn_mobilenet", "fasterrcnn_v2", "maskrcnn_v2", "keypointrcnn")
 """What differs from another one in a part alone: their long tests are marked slow."""
 RCNNS = tuple(name for name in BUILDERS if "rcnn" in name)
 

@@ -77,6 +77,7 @@ def test_more_than_a_quarter_of_the_anchors_positive(pair):
     )
 
 
+@pytest.mark.slow
 def test_ssd300_with_all_cases_in_one_batch():
     """No box; one box; every slot taken, duplicates among them, and more than a quarter of the anchors positive."""
     reference = build(SSD300)
@@ -159,6 +160,11 @@ def _trajectory(name: str, steps: int, batch_size: int):
     assert last != first  # it did train: states differ
 
 
+def test_every_state_of_a_5_step_trajectory_ssdlite():
+    _trajectory(SSDLITE, steps=5, batch_size=2)
+
+
+@pytest.mark.slow
 def test_every_state_of_a_50_step_trajectory_ssdlite():
     _trajectory(SSDLITE, steps=50, batch_size=2)
 

@@ -31,6 +31,7 @@ from tests.ops.own_losses import KINDS, Case
 from tests.ops.third_party_programs import PROGRAMS
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*degrees of freedom is <= 0"),  # the variance of no rows
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -44,10 +45,9 @@ def without_torch_npu(monkeypatch):
 
 
 def each(stops):
-    """The programs that stop, or those that run; the ones that build a model are slow."""
+    """The programs that stop, or those that run."""
     chosen = [program for program in PROGRAMS if bool(program.stops_at) == stops]
-    slow = {False: [pytest.mark.slow], True: []}
-    return pytest.mark.parametrize("program", [pytest.param(p, id=p.name, marks=slow[p.quick]) for p in chosen])
+    return pytest.mark.parametrize("program", chosen, ids=[program.name for program in chosen])
 
 
 def _run(run, block=nullcontext):
@@ -77,7 +77,6 @@ def test_values_and_gradients_are_those_of_plain_code(program):
         _check(program, kind)
 
 
-@pytest.mark.slow
 @each(stops=False)
 def test_values_and_gradients_are_those_of_plain_code_for_other_numbers(program):
     for kind in program.kinds:

@@ -36,7 +36,6 @@ class Program:
         tolerance: between plain and block, absolute and relative.
         syncs: values that the package reads on the host in any case, of plain tensors; it may branch on them.
         stops_at: text of the line that cannot be followed, ``""`` where the program runs.
-        quick: whether it runs by default: no model is built for it.
     """
 
     make: Callable[[Case], Run]
@@ -44,7 +43,6 @@ class Program:
     tolerance: float = 1e-12
     syncs: int = 0
     stops_at: str = ""
-    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -175,7 +173,7 @@ def video_mae(case: Case) -> Run:
     return parameters(m), lambda: m(pixels, bool_masked_pos=mask).loss
 
 
-@program(quick=True)
+@program()
 def glpn(case: Case) -> Run:
     """models/glpn, ``SiLogLoss``: the logarithm of depths that are known."""
     mask = case.mask(2, 4, 4)
@@ -246,7 +244,7 @@ def modernbert(case: Case) -> Run:
     return parameters(m), lambda: m(ids, labels=labels).loss
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def prophetnet(case: Case) -> Run:
     """models/prophetnet, ``_compute_loss``: smoothing over what is not ignored."""
     config = SimpleNamespace(ngram=2, eps=0.1)
@@ -255,7 +253,7 @@ def prophetnet(case: Case) -> Run:
     return [logits], lambda: compute(SimpleNamespace(config=config, disable_ngram_loss=False), logits, labels)
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def language(case: Case) -> Run:
     """loss/loss_utils.py: each of the losses of language models, on selected sentences."""
     losses, config = importlib.import_module("transformers.loss.loss_utils"), SimpleNamespace(num_labels=4, problem_type=None)
@@ -302,7 +300,7 @@ def mixtral(case: Case) -> Run:
 # -- speech -------------------------------------------------------------------------------------------------------------------
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def speech_t5(case: Case) -> Run:
     """models/speecht5, ``SpeechT5SpectrogramLoss``: frames whose label is not -100, and the stop token."""
     config = SimpleNamespace(use_guided_attention_loss=False, guided_attention_loss_num_heads=2, reduction_factor=2)
@@ -324,13 +322,13 @@ def _fast_speech(case: Case, masked: bool) -> Run:
     return predicted, lambda: loss(*predicted, *given, tokens, frames)
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def fast_speech(case: Case) -> Run:
     """models/fastspeech2_conformer, ``FastSpeech2ConformerLoss``: ``masked_select`` of nine tensors by three masks."""
     return _fast_speech(case, masked=True)
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def fast_speech_weighted(case: Case) -> Run:
     """The same with a weight for each sentence."""
     return _fast_speech(case, masked=False)
@@ -369,7 +367,7 @@ def wav2vec2(case: Case) -> Run:
     return parameters(m), lambda: m(samples, mask_time_indices=mask, sampled_negative_indices=negatives).loss
 
 
-@program(kinds=("random",), tolerance=SINGLE, stops_at="return nn.functional.ctc_loss(", quick=True)
+@program(kinds=("random",), tolerance=SINGLE, stops_at="return nn.functional.ctc_loss(")
 def ctc(case: Case) -> Run:
     """loss/loss_ctc.py: the labels of all sentences in one row."""
     logits, labels = leaf(case.normal(2, 12, 6)), case.classes(case.mask(2, 4), 6, -100)
@@ -432,27 +430,27 @@ def _criterion(module: str, name: str, *args: Any) -> Any:
     return _from(f"transformers.loss.{module}", name)(*args)
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def detr_masks(case: Case) -> Run:
     """loss/loss_for_object_detection.py: focal and dice of the masks of matched queries."""
     return Match(case).run(_criterion("loss_for_object_detection", "ImageLoss", None, C, 0.1, []), ("masks",))
 
 
-@program(tolerance=SINGLE, quick=True, syncs=2)
+@program(tolerance=SINGLE, syncs=2)
 def detr(case: Case) -> Run:
     """loss/loss_for_object_detection.py: ``target_classes[idx] = ...``, boxes by l1 and generalised IoU."""
     criterion = _criterion("loss_for_object_detection", "ImageLoss", None, C - 1, 0.1, [])
     return Match(case).run(criterion, ("labels", "boxes", "cardinality"))
 
 
-@program(tolerance=SINGLE, quick=True, syncs=2)
+@program(tolerance=SINGLE, syncs=2)
 def deformable_detr(case: Case) -> Run:
     """loss/loss_deformable_detr.py: focal loss of all queries."""
     criterion = _criterion("loss_deformable_detr", "DeformableDetrImageLoss", None, C, 0.25, [])
     return Match(case).run(criterion, ("labels", "boxes", "cardinality"))
 
 
-@program(tolerance=SINGLE, quick=True, syncs=2)
+@program(tolerance=SINGLE, syncs=2)
 def lw_detr(case: Case) -> Run:
     """loss/loss_lw_detr.py: weights written at ``(image, query, class)``."""
     criterion = _criterion("loss_lw_detr", "LwDetrImageLoss", None, C, 0.25, [], 1)
@@ -487,7 +485,7 @@ def deimv2(case: Case) -> Run:
     return _with_corners(case, criterion, ("mal", "boxes", "local"))
 
 
-@program(tolerance=SINGLE, quick=True, syncs=2)
+@program(tolerance=SINGLE, syncs=2)
 def grounding_dino(case: Case) -> Run:
     """loss/loss_grounding_dino.py: one-hot maps of the tokens of each class, ``masked_select`` of the text."""
     logits, maps = leaf(case.normal(2, Q, 5).float()), tuple(case.whole(2, C, 5) for _ in range(2))
@@ -496,13 +494,13 @@ def grounding_dino(case: Case) -> Run:
     return Match(case).run(criterion, ("labels", "boxes", "cardinality"), logits=logits, label_maps=maps, text_mask=seen)
 
 
-@program(kinds=("full",), tolerance=SINGLE, stops_at="if source_masks.numel() == 0", quick=True)
+@program(kinds=("full",), tolerance=SINGLE, stops_at="if source_masks.numel() == 0")
 def rf_detr(case: Case) -> Run:
     """loss/loss_rf_detr.py: masks at points that are drawn, for all slots in the block; a branch on how many there are."""
     return Match(case).run(_criterion("loss_rf_detr", "RfDetrImageLoss", None, C, 0.25, [], 1, 2), ("masks",))
 
 
-@program(kinds=("random",), tolerance=SINGLE, stops_at="linear_sum_assignment(c[i])", quick=True)
+@program(kinds=("random",), tolerance=SINGLE, stops_at="linear_sum_assignment(c[i])")
 def detr_matcher(case: Case) -> Run:
     """loss/loss_for_object_detection.py: rows as targets; scipy matches them on the host, an image at a time."""
     match = Match(case)
@@ -527,7 +525,7 @@ def _timm(name: str, label: str, *args: Any, dense: bool = True, tolerance: floa
         return [x], lambda: loss(x[mask], target[mask])
 
     make.__name__ = f"timm_{label}"
-    program(tolerance=tolerance, quick=True)(make)
+    program(tolerance=tolerance)(make)
 
 
 _timm("AsymmetricLossMultiLabel", "asymmetric_multi_label", tolerance=1e-12)
@@ -543,7 +541,7 @@ _timm("ZlprLoss", "zlpr")
 _timm("TwoWayLoss", "two_way")
 
 
-@program(tolerance=SINGLE, quick=True)
+@program(tolerance=SINGLE)
 def torchmetrics_regression(case: Case) -> Run:
     """torchmetrics.functional: errors that count what they have seen."""
     metrics = importlib.import_module("torchmetrics.functional")
@@ -563,7 +561,7 @@ def torchmetrics_regression(case: Case) -> Run:
     return [x, y], run
 
 
-@program(kinds=("random",), stops_at="if num_obs == 1", quick=True)
+@program(kinds=("random",), stops_at="if num_obs == 1")
 def torchmetrics_pearson(case: Case) -> Run:
     """torchmetrics.functional.pearson_corrcoef: a branch on how many there are."""
     correlation = _from("torchmetrics.functional", "pearson_corrcoef")
@@ -571,7 +569,7 @@ def torchmetrics_pearson(case: Case) -> Run:
     return [x, y], lambda: correlation(x[mask][:, 0], y[mask][:, 0])
 
 
-@program(quick=True)
+@program()
 def torchvision_ops(case: Case) -> Run:
     """torchvision.ops: each loss and the overlaps of all with all."""
     ops = importlib.import_module("torchvision.ops")
@@ -591,7 +589,7 @@ def torchvision_ops(case: Case) -> Run:
     return [pred, target], run
 
 
-@program(kinds=("random",), stops_at="mask_targets.numel() == 0", quick=True)
+@program(kinds=("random",), stops_at="mask_targets.numel() == 0")
 def torchvision_mask_rcnn(case: Case) -> Run:
     """torchvision/models/detection/roi_heads.py, ``maskrcnn_loss``: masks resampled, and a branch on how many there are."""
     loss = _from("torchvision.models.detection.roi_heads", "maskrcnn_loss")

@@ -1,5 +1,6 @@
 """The drawing: a file of the right kind, or a clear error."""
 
+import subprocess
 import sys
 
 import pytest
@@ -14,8 +15,17 @@ _SIZES = [(480, 640, 3), (640, 480, 1), (320, 320, 2)]
 def test_draws_every_bucket(tmp_path, name, start):
     plot(plan_buckets(_SIZES, 2, fallback=True), _SIZES, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(start)
-    assert "matplotlib.pyplot" not in sys.modules  # no display, and no state of the process
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_it_takes_no_display_and_changes_no_state_of_the_process(tmp_path):
+    program = f"""
+import sys
+from fixshape.plan import plan_buckets, plot
+plot(plan_buckets({_SIZES}, 2), {_SIZES}, {str(tmp_path / "plan.png")!r})
+sys.exit("matplotlib.pyplot" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
 
 
 def test_without_matplotlib_the_command_is_named(tmp_path, monkeypatch):

@@ -27,7 +27,8 @@ def torchrun(*arguments: str, folder: Path = ROOT, restarts: int = 0) -> subproc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.mark.parametrize("name", ["retinanet", pytest.param("fasterrcnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet", "fasterrcnn"])
 def test_losses_gradients_and_buffers_are_torchvisions_under_ddp(name):
     done = torchrun("tests.train.ddp_steps", name)
     assert done.returncode == 0, done.stderr[-3000:]

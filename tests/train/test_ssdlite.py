@@ -34,7 +34,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "SGD with momentum" else []) for name in OPTIMIZERS]
+)
 def test_nothing_compiles_after_the_warm_up_over_images_of_varying_size(name):
     model = make_model()
     transform = host_transform(model)
