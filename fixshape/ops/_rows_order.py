@@ -143,19 +143,17 @@ def quantile(func: Any, x: Any, q: Any, dim: Any = None, keepdim: bool = False, 
         x, dim = x.flatten(), 0
     d = dim % x._data.dim()
     axis = x._axes[d]
+    axes = left(x, [d], keepdim)
+    if axis is None and not isinstance(q, Rows):
+        found = func(x._data, q, d, keepdim, interpolation=interpolation)
+        return wrap(found, [None] * (found.dim() - len(axes)) + axes)
     if isinstance(q, (Rows, Tensor)) or axis is None or interpolation != "linear" or name_of(func) == "nanquantile":
-        if axis is None and not isinstance(q, Rows):
-            found = func(x._data, q, d, keepdim, interpolation=interpolation)
-            axes = left(x, [d], keepdim)
-            return wrap(found, [None] * (found.dim() - len(axes)) + axes)
         raise Refusal("a quantile of this kind has no static form", "Give one number for q, and interpolation='linear'.")
     at = q * (axis.count - 1).clamp(min=0).to(x._data.dtype)
     low, high = (_pick(x, d, edge.long(), keepdim)[0] for edge in (at.floor(), at.ceil()))
     between = elementwise(torch.lerp, low, high, (at - at.floor()).to(x._data.dtype))
-    whole = torch.where(axis.any, 0.0, math.nan) + replaced(x, [d], 0).sum(d, keepdim).detach() * 0
-    return elementwise(
-        torch.add, between, wrap(torch.where(whole.isnan(), math.nan, 0.0).to(x._data.dtype), left(x, [d], keepdim))
-    )
+    no_number = (x._data.isnan() & axis.valid_at(d, x._data.dim())).any(d, keepdim) | ~axis.any
+    return elementwise(torch.add, between, wrap(torch.where(no_number, math.nan, 0.0).to(x._data.dtype), axes))
 
 
 def _pick(x: Rows, d: int, at: Any, keepdim: bool) -> tuple[Any, Any]:

@@ -175,6 +175,17 @@ def test_quantiles_along_an_ordinary_dimension():
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+def test_a_quantile_beside_infinite_entries_is_a_number():
+    x = torch.tensor([1.0, 2.0, math.inf, -5.0, -math.inf, math.nan])
+    for chosen in ([0, 1, 2], [0, 1, 3, 4], [0, 1, 2, 3, 4], [0, 2, 5]):
+        mask = torch.zeros(6, dtype=torch.bool)
+        mask[chosen] = True
+        for q in (0.0, 0.25, 0.5):
+            with static_indexing():
+                got = torch.quantile(x[mask], q)
+            torch.testing.assert_close(got, torch.quantile(x[mask], q), equal_nan=True)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_ctc_loss_of_selected_samples(reduction):
     """Which itself looks at the lengths on the host."""
