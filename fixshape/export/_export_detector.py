@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fixshape.errors import ExportError
-from fixshape.export._export_eager import device_of, evaluating, gear_text, run_model
+from fixshape.export._export_eager import device_of, evaluating, gear_text
 from fixshape.export._export_onnx import OPSET, check_folder, export_onnx, move
 from fixshape.export._gears import Gears, parse_inputs, plan_gears
 from fixshape.export._onnx_header import OnnxHeader
-from fixshape.export._onnx_run import Arrays, open_session, run
-from fixshape.export._verify import Verification, VerifiedGear, is_blind
-from fixshape.export._verify_decisions import Compared, FileDecisions
+from fixshape.export._onnx_run import Arrays
+from fixshape.export._verify import Verification, VerifiedGear, is_blind, verified_gear
+from fixshape.export._verify_decisions import Compared, FileRuns
 from fixshape.export._verify_detections import different_detections
 from fixshape.plan import ShapePlan
 
@@ -179,7 +178,7 @@ def _shrink(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _verified(model: nn.Module, file: CanvasFile, rtol: float, atol: float) -> list[VerifiedGear]:
-    session, decisions, rows = open_session(file.path), FileDecisions(file.path), []
+    runs, rows = FileRuns(file.path), []
 
     def compare(said: str, of_torch: tuple[Tensor, Tensor], of_onnx: tuple[Tensor, Tensor]) -> Compared:
         inputs = [value.to(device_of(model)) for value in of_torch]
@@ -188,11 +187,7 @@ def _verified(model: nn.Module, file: CanvasFile, rtol: float, atol: float) -> l
         def differ(got: Arrays, expected: dict[str, Tensor]) -> tuple[tuple[str, ...], float | None]:
             return different_detections(got, {name: value.numpy() for name, value in expected.items()}, rtol=rtol, atol=atol)
 
-        try:
-            first = Compared(*differ(run(session, feeds), run_model(model, inputs, said)))
-        except ExportError as error:
-            return Compared((str(error),), None)
-        return decisions.explain(first, model, inputs, feeds, said, differ)
+        return runs.compare(model, inputs, feeds, said, differ)
 
     for index in range(len(file.gears)):
         images, sizes = _draw(file.gears.shapes(index))
@@ -201,10 +196,5 @@ def _verified(model: nn.Module, file: CanvasFile, rtol: float, atol: float) -> l
         whole = compare(said, (images, sizes), (images, sizes))
         part = compare(said, (clean, smaller), (images, smaller))
         height, width = (int(side) for side in smaller[int(smaller.prod(1).argmin())])
-        rows.append(
-            VerifiedGear(
-                file.gears.shapes(index), whole.told, whole.largest, (height, width), part.told, part.largest,
-                whole.followed, part.followed,
-            )
-        )  # fmt: skip
+        rows.append(verified_gear(file.gears.shapes(index), whole, (height, width), part))
     return rows

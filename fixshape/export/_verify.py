@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +16,8 @@ from fixshape.errors import ExportError, UsageError
 from fixshape.export._export_eager import device_of, evaluating, gear_text, inputs_of, run_model, sizes_input
 from fixshape.export._gears import HEIGHT, WIDTH, Gears
 from fixshape.export._onnx_header import read_header
-from fixshape.export._onnx_run import Arrays, differences, open_session, run
-from fixshape.export._verify_decisions import Compared, FileDecisions
+from fixshape.export._onnx_run import Arrays, differences
+from fixshape.export._verify_decisions import Compared, FileRuns
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -157,7 +156,7 @@ def verify_onnx(
         x [4, 8]: equal to 0.0e+00
     """
     read_header(path)  # what is no ONNX file is told as such
-    file = _File(open_session(Path(path)), FileDecisions(path))
+    file = FileRuns(path)
     known, asked = {port.name for port in file.session.get_inputs()}, {entry.name for entry in gears.inputs}
     if known != asked:
         raise UsageError(
@@ -191,14 +190,19 @@ def is_blind(model: nn.Module, inputs: Sequence[Tensor], said: str) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-class _File(NamedTuple):
-    session: Any
-    decisions: FileDecisions
+def verified_gear(
+    shapes: Mapping[str, tuple[int, ...]], whole: Compared, image: tuple[int, int] | None = None, padded: Compared | None = None
+) -> VerifiedGear:
+    """The row of a gear, and of an image that was padded to it."""
+    part = padded or Compared((), None)
+    return VerifiedGear(
+        shapes, whole.told, whole.largest, image, part.told, part.largest, followed=whole.followed, padded_followed=part.followed
+    )
 
 
 def _gear(
     model: nn.Module,
-    file: _File,
+    file: FileRuns,
     gears: Gears,
     index: int,
     make_inputs: MakeInputs | None,
@@ -211,7 +215,7 @@ def _gear(
     alike = _compare(model, file, gears, inputs, inputs, gear_text(gears, index), rtol, atol)
     image = _smaller(gears, index) if images else None
     if image is None:
-        return VerifiedGear(shapes, alike.told, alike.largest, followed=alike.followed)
+        return verified_gear(shapes, alike)
     alone, on_canvas = list(inputs), list(inputs)
     for position, entry in enumerate(gears.inputs):
         if position in images:
@@ -221,15 +225,12 @@ def _gear(
         elif entry.name == sizes_input(shapes):
             alone[position] = on_canvas[position] = inputs[position].new_tensor(image).expand_as(inputs[position])
     said = f"an image of {image[0]}x{image[1]} alone"
-    padded = _compare(model, file, gears, alone, on_canvas, said, rtol, atol)
-    return VerifiedGear(
-        shapes, alike.told, alike.largest, image, padded.told, padded.largest, alike.followed, padded.followed
-    )  # fmt: skip
+    return verified_gear(shapes, alike, image, _compare(model, file, gears, alone, on_canvas, said, rtol, atol))
 
 
 def _compare(
     model: nn.Module,
-    file: _File,
+    file: FileRuns,
     gears: Gears,
     of_torch: Sequence[Tensor],
     of_onnx: Sequence[Tensor],
@@ -240,6 +241,8 @@ def _compare(
     feeds = {entry.name: value.cpu().numpy() for entry, value in zip(gears.inputs, of_onnx, strict=True)}
 
     def compare(got: Arrays, expected: Mapping[str, Tensor]) -> tuple[tuple[str, ...], float | None]:
+        if len(got) != len(expected):
+            raise ExportError(f"the file has {len(got)} outputs ({', '.join(got)}), the model gives {len(expected)}.")
         wanted = {name: value.numpy() for name, value in zip(got, expected.values(), strict=True)}
         if of_torch is not of_onnx:
             got = {name: _top_left(value, wanted[name].shape) for name, value in got.items()}
@@ -250,13 +253,7 @@ def _compare(
             told += differences({name: got[name]}, {name: value}, rtol=rtol, atol=atol * most)
         return tuple(told), _largest(got, wanted)
 
-    try:
-        expected, got = run_model(model, of_torch, said), run(file.session, feeds)
-    except ExportError as error:
-        return Compared((str(error),), None)
-    if len(got) != len(expected):
-        return Compared((f"the file has {len(got)} outputs ({', '.join(got)}), the model gives {len(expected)}.",), None)
-    return file.decisions.explain(Compared(*compare(got, expected)), model, of_torch, feeds, said, compare)
+    return file.compare(model, of_torch, feeds, said, compare)
 
 
 def _top_left(value: Any, shape: tuple[int, ...]) -> Any:

@@ -18,9 +18,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fixshape.errors import FixshapeError
+from fixshape.errors import ExportError, FixshapeError
 from fixshape.export._export_eager import run_model
 from fixshape.export._export_line import innermost
 from fixshape.export._onnx_run import Array, Arrays, load_model, need, open_session, run
@@ -62,22 +63,35 @@ class _Followed(NamedTuple):
     largest: float  # the largest distance of such a number, relative to the largest one of its tensor
 
 
-class FileDecisions:
-    """The decisions of an ONNX file that torch's exporter wrote: what they are taken on, in a run."""
+class FileRuns:
+    """Runs of an ONNX file that torch's exporter wrote, beside those of the model: its results, and what it decides on."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
+        self.session = open_session(Path(path))
 
-    def explain(
+    def compare(
+        self, model: nn.Module, inputs: Sequence[Tensor], feeds: Mapping[str, Array], said: str, compare: Compare
+    ) -> Compared:
+        """Compares torch on ``inputs`` with the file on ``feeds``; where they differ, once more on the file's decisions.
+
+        An :class:`ExportError` of either run, or of ``compare``, is what differs then.
+        """
+        try:
+            expected = run_model(model, inputs, said)
+            first = Compared(*compare(run(self.session, feeds), expected))
+        except ExportError as error:
+            return Compared((str(error),), None)
+        return self._explained(first, model, inputs, feeds, said, compare) if first.told else first
+
+    def _explained(
         self, first: Compared, model: nn.Module, inputs: Sequence[Tensor], feeds: Mapping[str, Array], said: str, compare: Compare
     ) -> Compared:
-        """Whether what differs is rounding: torch on ``inputs`` decides on the numbers that the file has on ``feeds``.
+        """Whether what differs is rounding: torch decides on the numbers that the file has.
 
-        It is ``first`` where nothing differs, and where there is nothing to follow: no decision in the file, none that torch
-        takes on tensors of that shape, or a file that is too large to be loaded once more.
+        It is ``first`` where there is nothing to follow: no decision in the file, none that torch takes on tensors of that shape,
+        or a file that is too large to be loaded once more.
         """
-        if not first.told:
-            return first
         try:
             followed = self._follow(model, inputs, feeds, said)
         except FixshapeError:
